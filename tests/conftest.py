@@ -1,0 +1,22 @@
+"""Every test sees four CPU devices; warnings and rank promotion are errors."""
+
+import os
+import pathlib
+
+# Before JAX is imported: four virtual devices, and a thread pool large enough
+# for their collectives to meet (XLA:CPU sizes it by NPROC).
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['NPROC'] = '16'
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+)
+
+import jax
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Compiled programs are kept between runs: the second run of the suite is
+# several times faster.
+_CACHE = pathlib.Path(__file__).parent.parent / '.jax_cache'
+jax.config.update('jax_compilation_cache_dir', str(_CACHE))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)

@@ -1,0 +1,230 @@
+"""Devices and processes: the only module that says pmap, mesh or device.
+
+A step sees un-stacked state and its share of the batch; `pmap` hands the state
+to every device whole and splits the batch along a leading device axis:
+
+  step = parallel.pmap(step, in_axes=(None, 0, None), out_axes=None)
+  state, metrics = step(state, parallel.shard(batch), key)
+"""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+AXIS = 'device'
+# sysexits.h EX_TEMPFAIL: stopped before the end, start again to continue.
+EXIT_PREEMPTED = 75
+
+
+def initialize(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  timeout: int = 300,
+):
+  """Joins the other processes; the first call of a multi-process run.
+
+  Args:
+    coordinator_address: 'host:port' of process 0; None lets JAX find the
+      cluster (TPU metadata, SLURM, Open MPI).
+    num_processes: How many processes there are, with coordinator_address.
+    process_id: Which of them this one is, from 0.
+    timeout: Seconds to wait for all the others.
+
+  Raises:
+    ValueError: If the three do not fit together, or no cluster is found.
+    TimeoutError: If a process did not join in time.
+  """
+  given = [x is not None for x in (num_processes, process_id)]
+  if coordinator_address is not None and not all(given):
+    raise ValueError(
+      '--coordinator_address needs --num_processes and --process_id too, got '
+      f'num_processes={num_processes}, process_id={process_id}.'
+    )
+  if coordinator_address is None and any(given):
+    raise ValueError(
+      '--num_processes and --process_id need --coordinator_address=HOST:PORT.'
+    )
+  if process_id is not None and not 0 <= process_id < num_processes:
+    raise ValueError(
+      f'process_id={process_id} is not in [0, num_processes={num_processes}).'
+    )
+  try:
+    jax.distributed.initialize(
+      coordinator_address,
+      num_processes,
+      process_id,
+      initialization_timeout=timeout,
+    )
+  except ValueError as error:
+    raise ValueError(
+      'No cluster was found (TPU metadata, SLURM or Open MPI). Name one with '
+      '--coordinator_address, --num_processes and --process_id.'
+    ) from error
+  except RuntimeError as error:
+    raise TimeoutError(
+      f'Not all of the {num_processes or "cluster's"} processes joined within '
+      f'{timeout} s at {coordinator_address or "the detected coordinator"}.'
+    ) from error
+
+
+def process_index() -> int:
+  return jax.process_index()
+
+
+def process_count() -> int:
+  return jax.process_count()
+
+
+def is_main() -> bool:
+  """True in the one process that writes files and logs."""
+  return jax.process_index() == 0
+
+
+def local_device_count() -> int:
+  return jax.local_device_count()
+
+
+def device_count() -> int:
+  return jax.device_count()
+
+
+def describe() -> str:
+  """One line: kind and number of devices and processes."""
+  kind = jax.devices()[0].device_kind
+  return (
+    f'{jax.device_count()} x {kind} ({jax.default_backend()}), '
+    f'{jax.process_count()} process(es)'
+  )
+
+
+def is_cpu() -> bool:
+  return jax.default_backend() == 'cpu'
+
+
+def pmap(
+  fn: Callable, *, in_axes: Any, out_axes: Any, donate: tuple[int, ...] = ()
+) -> Callable:
+  """`jax.pmap` over the axis `parallel.AXIS`.
+
+  With several virtual CPU devices each call is waited for: XLA:CPU deadlocks
+  when collectives of several calls are in flight.
+  """
+  mapped = jax.pmap(
+    fn,
+    axis_name=AXIS,
+    in_axes=in_axes,
+    out_axes=out_axes,
+    donate_argnums=donate,
+  )
+  if not (is_cpu() and device_count() > 1):
+    return mapped
+  return lambda *args: jax.block_until_ready(mapped(*args))
+
+
+def mean(tree: Any) -> Any:
+  """The mean over devices, inside a pmapped function."""
+  return jax.lax.pmean(tree, AXIS)
+
+
+def device_key(key: jax.Array) -> jax.Array:
+  """A different key on every device, inside a pmapped function."""
+  return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+
+
+def check_batch_size(batch_size: int):
+  """Raises a ValueError unless the global batch divides over the devices."""
+  if batch_size < 1 or batch_size % device_count():
+    raise ValueError(
+      f'batch_size={batch_size} does not divide over {device_count()} devices; '
+      f'take a positive multiple of {device_count()}.'
+    )
+
+
+def shard(batch: Any) -> Any:
+  """[local batch, ...] -> [local device, local batch / local device, ...]."""
+  devices = local_device_count()
+  return jax.tree.map(
+    lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch
+  )
+
+
+def unshard(batch: Any) -> Any:
+  """The inverse of `shard`, as NumPy arrays."""
+  return jax.tree.map(
+    lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), batch
+  )
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+  """[...] in every process -> [process, ...] in every process."""
+  if process_count() == 1:
+    return np.asarray(array)[None]
+  return np.asarray(multihost_utils.process_allgather(np.asarray(array)))
+
+
+def barrier(name: str):
+  """Waits until every process is here."""
+  if process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def raise_together(error: Exception | None):
+  """Raises in every process if any brings an error.
+
+  A process that stopped alone would leave the others waiting for ever.
+
+  Raises:
+    ValueError: The message of the first process that failed.
+  """
+  if process_count() == 1:
+    if error is not None:
+      raise error
+    return
+  text = np.zeros(2048, np.uint8)
+  if error is not None:
+    message = str(error).encode()[: text.size] or b'unknown error'
+    text[: len(message)] = np.frombuffer(message, np.uint8)
+  texts = gather(text)
+  for process, row in enumerate(texts):
+    if row.any():
+      message = row.tobytes().rstrip(b'\0').decode(errors='replace')
+      raise ValueError(f'Process {process}: {message}') from error
+
+
+def check_same(name: str, digest: bytes):
+  """Raises a ValueError unless every process brings the same digest."""
+  mine = np.frombuffer(digest, np.uint8)
+  for process, other in enumerate(gather(mine)):
+    if not np.array_equal(other, mine):
+      raise ValueError(
+        f'Process {process} has another {name} than process '
+        f'{process_index()}: start all processes with the same one.'
+      )
+
+
+class Preemption:
+  """Notices SIGTERM, the notice before a machine is taken away.
+
+  With several processes JAX's own service notices it and makes all of them
+  agree on the step to stop at.
+  """
+
+  def __init__(self):
+    self._noticed = False
+    if process_count() == 1:
+      signal.signal(signal.SIGTERM, self._notice)
+
+  def _notice(self, signum, frame):
+    del signum, frame
+    self._noticed = True
+
+  def requested(self, step: int) -> bool:
+    """True if training should save and stop before this step."""
+    if process_count() > 1:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._noticed

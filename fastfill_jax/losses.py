@@ -1,0 +1,218 @@
+"""Losses of the encoders and of the alignment, one value per example.
+
+FastFill, arXiv 2303.04766, section 4. Callers average; the mean over devices
+is taken of the gradients, outside of these functions.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def squared_error(aligned: jax.Array, new: jax.Array) -> jax.Array:
+  """(aligned - new)^2 of every coordinate.
+
+  Args:
+    aligned: [batch, embedding].
+    new: [batch, embedding].
+
+  Returns:
+    [batch, embedding].
+
+  Raises:
+    ValueError: if the shapes differ or are not [batch, embedding].
+  """
+  _check_matrices('aligned', aligned, 'new', new)
+  return (aligned - new) ** 2
+
+
+def l2(aligned: jax.Array, new: jax.Array) -> jax.Array:
+  """Mean over the coordinates of (aligned - new)^2, of [batch, embedding].
+
+  FCT's loss. Nothing is normalised.
+
+  Returns:
+    [batch].
+
+  Raises:
+    ValueError: if the shapes differ or are not [batch, embedding].
+  """
+  return jnp.mean(squared_error(aligned, new), axis=1)
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
+) -> jax.Array:
+  """(1 - e) (-log p_label) + e mean_c(-log p_c), for label smoothing e.
+
+  Args:
+    logits: [batch, class].
+    labels: int [batch].
+    label_smoothing: e, in [0, 1].
+
+  Returns:
+    [batch]; NaN where the label is not one of the classes.
+
+  Raises:
+    ValueError: if shapes or dtypes do not fit, or e is not in [0, 1].
+  """
+  _check_labels(logits, labels)
+  if not 0 <= label_smoothing <= 1:
+    raise ValueError(f'label_smoothing={label_smoothing}; not in [0, 1].')
+  # A negative label would count from the last class.
+  labels = jnp.where(labels < 0, logits.shape[1], labels)
+  surprise = -jax.nn.log_softmax(logits)
+  own = jnp.take_along_axis(surprise, labels[:, None], axis=1, mode='fill')
+  return (1 - label_smoothing) * own[:, 0] + label_smoothing * jnp.mean(
+    surprise, axis=1
+  )
+
+
+def nll(loss: jax.Array, log_variance: jax.Array) -> jax.Array:
+  """Negative log-likelihood 1/2 exp(-s) loss + 1/2 s, less a constant.
+
+  Its minimum over s is at s = log E[loss]: the log-variance s predicts the
+  loss. Gradients flow into both arguments.
+
+  Args:
+    loss: [batch], or [batch, embedding] where s is per coordinate.
+    log_variance: s, of the same shape.
+
+  Returns:
+    [batch]; the mean over the coordinates where s is per coordinate.
+
+  Raises:
+    ValueError: if the shapes differ.
+  """
+  if loss.shape != log_variance.shape or loss.ndim not in (1, 2):
+    raise ValueError(
+      'loss and log_variance must both be [batch] or [batch, embedding], got '
+      f'{loss.shape} and {log_variance.shape}.'
+    )
+  value = 0.5 * jnp.exp(-log_variance) * loss + 0.5 * log_variance
+  return value if value.ndim == 1 else jnp.mean(value, axis=1)
+
+
+def fastfill(
+  aligned: jax.Array,
+  new: jax.Array,
+  logits: jax.Array | None = None,
+  labels: jax.Array | None = None,
+  log_variance: jax.Array | None = None,
+  *,
+  l2_weight: float = 1.0,
+  disc_weight: float = 1.0,
+  label_smoothing: float = 0.1,
+) -> jax.Array:
+  """FastFill's loss, and with parts left out each of its ablations.
+
+  With L = l2_weight * l2 + disc_weight * cross_entropy: L itself without
+  log-variance; `nll(L, s)` with one per example. One per coordinate weighs the
+  squared error of its coordinate; the cross-entropy, which has no coordinates,
+  is weighed by their mean, so that equal log-variances give what one per
+  example gives.
+
+  Args:
+    aligned: [batch, embedding].
+    new: [batch, embedding].
+    logits: the new model's frozen classifier on aligned, [batch, class]; not
+      read if disc_weight is 0.
+    labels: int [batch]; not read if disc_weight is 0.
+    log_variance: None, [batch] or [batch, embedding].
+    l2_weight: 0 leaves the squared error out.
+    disc_weight: 0 leaves the cross-entropy out.
+    label_smoothing: of the cross-entropy.
+
+  Returns:
+    [batch].
+
+  Raises:
+    ValueError: if shapes or dtypes do not fit, a weight is negative, or both
+      are 0.
+  """
+  _check_matrices('aligned', aligned, 'new', new)
+  if min(l2_weight, disc_weight) < 0 or l2_weight == disc_weight == 0:
+    raise ValueError(
+      f'l2_weight={l2_weight}, disc_weight={disc_weight}; neither may be '
+      'negative, and one must be positive.'
+    )
+  disc = jnp.zeros(len(aligned))
+  if disc_weight:
+    if logits is None or labels is None:
+      raise ValueError(f'disc_weight={disc_weight} needs logits and labels.')
+    disc = disc_weight * cross_entropy(logits, labels, label_smoothing)
+  error = l2_weight * squared_error(aligned, new)
+  if log_variance is None:
+    return jnp.mean(error, axis=1) + disc
+  if log_variance.ndim == 1:
+    return nll(jnp.mean(error, axis=1) + disc, log_variance)
+  mean_log_variance = jnp.mean(log_variance, axis=1)
+  return nll(error, log_variance) + 0.5 * jnp.exp(-mean_log_variance) * disc
+
+
+def nt_xent(
+  embedding_a: jax.Array,
+  embedding_b: jax.Array,
+  temperature: float,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """SimCLR's contrastive loss (arXiv 2002.05709, equation 1).
+
+  The other view of an image must be closer, by cosine, than both views of
+  every other image in the batch.
+
+  Args:
+    embedding_a: one view of every image, [batch, embedding].
+    embedding_b: the other view, [batch, embedding].
+    temperature: divides the cosines.
+    axis_name: the device axis whose batches are negatives too. The mean over
+      devices of the gradients is then the gradient of the mean over all.
+
+  Returns:
+    [batch]: the mean of the view's two losses, one per direction.
+
+  Raises:
+    ValueError: if the shapes differ or temperature is not positive.
+  """
+  _check_matrices('embedding_a', embedding_a, 'embedding_b', embedding_b)
+  if temperature <= 0:
+    raise ValueError(f'temperature={temperature}; it must be positive.')
+  local = [_normalise(embedding_a), _normalise(embedding_b)]
+  everywhere, first = local, 0
+  if axis_name is not None:
+    everywhere = [
+      jax.lax.all_gather(view, axis_name, tiled=True) for view in local
+    ]
+    first = len(embedding_a) * jax.lax.axis_index(axis_name)
+  own = (first + jnp.arange(len(embedding_a)))[:, None]
+  itself = own == jnp.arange(len(everywhere[0]))[None]
+  losses = []
+  for this, other in ((0, 1), (1, 0)):
+    negatives = jnp.where(itself, -jnp.inf, local[this] @ everywhere[this].T)
+    similarity = jnp.concatenate(
+      [local[this] @ everywhere[other].T, negatives], axis=1
+    )
+    losses.append(cross_entropy(similarity / temperature, own[:, 0]))
+  return (losses[0] + losses[1]) / 2
+
+
+def _normalise(x):
+  square = jnp.sum(x**2, axis=1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def _check_matrices(name_a, a, name_b, b):
+  if a.ndim != 2 or a.shape != b.shape:
+    raise ValueError(
+      f'{name_a} and {name_b} must both be [batch, embedding], got {a.shape} '
+      f'and {b.shape}.'
+    )
+
+
+def _check_labels(logits, labels):
+  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    raise ValueError(
+      'logits must be [batch, class] and labels [batch], got '
+      f'{logits.shape} and {labels.shape}.'
+    )
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f'labels must be integers, got {labels.dtype}.')

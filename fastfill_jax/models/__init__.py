@@ -1,0 +1,89 @@
+"""Encoders by name; the heads and the alignment network are modules beside it.
+
+An encoder is a Linen module: `encoder.apply(variables, images, train)` maps
+float images [batch, height, width, channel] to float32 embeddings
+[batch, embedding]. A new one is one line in `ENCODERS`.
+"""
+
+import dataclasses
+import difflib
+import functools
+from typing import Any
+
+from flax import linen as nn
+
+from fastfill_jax.models import resnet, small, vit
+
+ENCODERS = {
+  'resnet18': functools.partial(
+    resnet.ResNet, stage_sizes=(2, 2, 2, 2), bottleneck=False
+  ),
+  'resnet34': functools.partial(
+    resnet.ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=False
+  ),
+  'resnet50': functools.partial(
+    resnet.ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=True
+  ),
+  'resnet101': functools.partial(
+    resnet.ResNet, stage_sizes=(3, 4, 23, 3), bottleneck=True
+  ),
+  'vit_s16': functools.partial(vit.ViT, width=384, depth=12, num_heads=6),
+  'vit_b16': functools.partial(vit.ViT, width=768, depth=12, num_heads=12),
+  'vit_l16': functools.partial(vit.ViT, width=1024, depth=24, num_heads=16),
+  'mlp': functools.partial(small.MLP),
+  'cnn': functools.partial(small.CNN),
+}
+_DTYPES = ('float32', 'bfloat16')
+
+
+def make_encoder(
+  name: str,
+  *,
+  embedding_dim: int | None = 128,
+  dtype: str = 'float32',
+  axis_name: str | None = None,
+  **options: Any,
+) -> nn.Module:
+  """Makes the encoder of this name.
+
+  Args:
+    name: a key of `ENCODERS`.
+    embedding_dim: width of the embedding; None where the network has a width
+      of its own (ResNet, ViT).
+    dtype: what is computed in, 'float32' or 'bfloat16'; parameters, BatchNorm
+      statistics and the embedding are float32 either way.
+    axis_name: the device axis over which BatchNorm takes its statistics.
+    **options: the encoder's own fields, such as `stem` and `width` (ResNet),
+      `patch_size` and `pool` (ViT), `widths` (mlp, cnn).
+
+  Raises:
+    ValueError: if the name, an option or the value of one is unknown.
+  """
+  if name not in ENCODERS:
+    raise ValueError(
+      f'Unknown encoder {name!r}{_nearest(name, ENCODERS)}; known: '
+      f'{", ".join(ENCODERS)}.'
+    )
+  if dtype not in _DTYPES:
+    raise ValueError(f'dtype={dtype!r}; it must be one of {_DTYPES}.')
+  if embedding_dim is not None and embedding_dim < 1:
+    raise ValueError(f'embedding_dim={embedding_dim}; it must be positive.')
+  constructor = ENCODERS[name]
+  fields = {field.name for field in dataclasses.fields(constructor.func)}
+  # Linen's own two fields, what the name fixes, and what every encoder has.
+  taken = {'name', 'parent', 'embedding_dim', 'dtype', 'axis_name'}
+  valid = sorted(fields - taken - set(constructor.keywords))
+  for option in options:
+    if option not in valid:
+      raise ValueError(
+        f'{name} has no option {option!r}{_nearest(option, valid)}; its '
+        f'options: {", ".join(valid)}.'
+      )
+  if 'axis_name' in fields:
+    options['axis_name'] = axis_name
+  return constructor(embedding_dim=embedding_dim, dtype=dtype, **options)
+
+
+def _nearest(word, known):
+  matches = difflib.get_close_matches(word, known, n=1)
+  return f', did you mean {matches[0]!r}?' if matches else ''

@@ -1,0 +1,113 @@
+"""What stands on an embedding while its encoder is trained.
+
+Both classifiers keep their weights as `params['kernel']` [embedding, class];
+the new model's are W_new, which FastFill's discriminative loss reads.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Linear(nn.Module):
+  """A linear classifier without bias."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(
+    self, embedding: jax.Array, labels: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns logits [batch, class]; labels, of no use here, are ignored."""
+    del labels
+    return embedding @ _kernel(self, embedding, self.num_classes)
+
+
+class ArcFace(nn.Module):
+  """Scaled cosines with an angular margin (Deng et al., arXiv 1801.07698).
+
+  Attributes:
+    num_classes: number of classes.
+    scale: the logits lie in [-scale, scale] but for the margin.
+    margin: angle in radians, added to the one between an embedding and its
+      own class.
+  """
+
+  num_classes: int
+  scale: float = 64.0
+  margin: float = 0.5
+
+  def __post_init__(self):
+    if self.scale <= 0:
+      raise ValueError(f'scale={self.scale}; it must be positive.')
+    if not 0 <= self.margin < math.pi:
+      raise ValueError(f'margin={self.margin}; it must lie in [0, pi).')
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self, embedding: jax.Array, labels: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns logits for training, or without labels for prediction.
+
+    Args:
+      embedding: [batch, embedding].
+      labels: int [batch]; the logit of the label becomes
+        scale * cos(angle + margin). Past angle = pi - margin, where that would
+        rise again, it goes on as scale * (cos(angle) - margin * sin(margin)).
+        None leaves the margin out.
+
+    Returns:
+      logits [batch, class].
+    """
+    kernel = _kernel(self, embedding, self.num_classes)
+    cosine = _normalise(embedding, 1) @ _normalise(kernel, 0)
+    if labels is None:
+      return self.scale * cosine
+    # Short of 1, where the sine has an infinite slope.
+    inner = jnp.clip(cosine, -1 + 1e-6, 1 - 1e-6)
+    sine = jnp.sqrt(1 - inner**2)
+    margin = self.margin
+    own = jnp.where(
+      cosine > -math.cos(margin),
+      inner * math.cos(margin) - sine * math.sin(margin),
+      cosine - margin * math.sin(margin),
+    )
+    is_own = jax.nn.one_hot(labels, self.num_classes, dtype=bool)
+    return self.scale * jnp.where(is_own, own, cosine)
+
+
+class Projection(nn.Module):
+  """The perceptron between embedding and contrastive loss in SimCLR.
+
+  Chen et al., arXiv 2002.05709, section 4.2; thrown away after training.
+
+  Attributes:
+    dim: width of the projection.
+  """
+
+  dim: int
+
+  @nn.compact
+  def __call__(self, embedding: jax.Array) -> jax.Array:
+    """Returns the projection [batch, dim] of embedding [batch, embedding]."""
+    x = nn.Dense(
+      embedding.shape[1], kernel_init=nn.initializers.he_normal(), name='hidden'
+    )(embedding)
+    return nn.Dense(self.dim, use_bias=False, name='out')(nn.relu(x))
+
+
+def _kernel(module, embedding, num_classes):
+  return module.param(
+    'kernel',
+    nn.initializers.lecun_normal(),
+    (embedding.shape[1], num_classes),
+  )
+
+
+def _normalise(x, axis):
+  # A ReLU embedding can be all zero: its cosines, and their slopes, are 0.
+  square = jnp.sum(x**2, axis=axis, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))

@@ -1,0 +1,28 @@
+"""What several of the networks share."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# He et al. (arXiv 1502.01852) for ReLU networks, in the form that keeps the
+# gradient's variance.
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+# Parameters, statistics and the reductions are float32 whatever `dtype` is.
+# While initialising no device axis is bound, and Linen uses none.
+BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+
+
+def check_images(images: jax.Array) -> None:
+  """Refuses what is not a batch of float images.
+
+  Raises:
+    ValueError: if images are not floats [batch, height, width, channel].
+  """
+  if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(
+      'Encoders take normalised float images [batch, height, width, channel], '
+      f'got {images.dtype} {images.shape}.'
+    )

@@ -1,0 +1,98 @@
+"""Vision transformers (Dosovitskiy et al., arXiv 2010.11929)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fastfill_jax.models import layers
+
+POOLS = ('cls', 'mean')
+
+
+class _Block(nn.Module):
+  """Attention and a perceptron, each behind a LayerNorm, each residual."""
+
+  num_heads: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    width = tokens.shape[-1]
+    x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(tokens)
+    x = nn.MultiHeadDotProductAttention(
+      self.num_heads,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.xavier_uniform(),
+      force_fp32_for_softmax=True,
+    )(x, x)
+    tokens = tokens + x
+    x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(tokens)
+    for i, features in enumerate((4 * width, width)):
+      x = nn.Dense(
+        features,
+        dtype=self.dtype,
+        kernel_init=nn.initializers.xavier_uniform(),
+      )(x)
+      x = nn.gelu(x, approximate=False) if i == 0 else x
+    return tokens + x
+
+
+class ViT(nn.Module):
+  """Maps images [batch, height, width, channel] to [batch, embedding].
+
+  Attributes:
+    width: channels of a token.
+    depth: number of blocks.
+    num_heads: attention heads of a block.
+    embedding_dim: width of a last linear layer; None leaves that layer out,
+      and the embedding is as wide as a token.
+    patch_size: side of a patch in pixels; 4 suits images of 32 pixels.
+    pool: the embedding is the class token ('cls') or the mean of the patches
+      ('mean', without a class token).
+    dtype: what is computed in; the embedding is float32.
+  """
+
+  width: int
+  depth: int
+  num_heads: int
+  embedding_dim: int | None = 128
+  patch_size: int = 16
+  pool: str = 'cls'
+  dtype: str = 'float32'
+
+  def __post_init__(self):
+    if self.pool not in POOLS:
+      raise ValueError(f'pool={self.pool!r}; it must be one of {POOLS}.')
+    if self.patch_size < 1:
+      raise ValueError(f'patch_size={self.patch_size}; it must be positive.')
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    """Returns the embedding, the same in training and out of it."""
+    del train
+    layers.check_images(images)
+    size = self.patch_size
+    if any(side % size for side in images.shape[1:3]):
+      raise ValueError(
+        f'patch_size={size} does not divide images of {images.shape[1:3]}.'
+      )
+    x = nn.Conv(self.width, (size, size), (size, size), dtype=self.dtype)(
+      images
+    )
+    x = x.reshape(x.shape[0], -1, self.width)
+    if self.pool == 'cls':
+      cls = self.param('cls', nn.initializers.zeros, (1, 1, self.width))
+      cls = jnp.tile(cls.astype(x.dtype), (x.shape[0], 1, 1))
+      x = jnp.concatenate([cls, x], axis=1)
+    positions = self.param(
+      'positions', nn.initializers.normal(0.02), (1, *x.shape[1:])
+    )
+    x = x + positions.astype(x.dtype)
+    for _ in range(self.depth):
+      x = _Block(self.num_heads, self.dtype)(x)
+    x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)
+    x = x[:, 0] if self.pool == 'cls' else jnp.mean(x, 1, dtype=jnp.float32)
+    if self.embedding_dim is not None:
+      x = nn.Dense(self.embedding_dim, dtype=self.dtype)(x)
+    return x.astype(jnp.float32)

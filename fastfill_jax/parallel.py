@@ -67,7 +67,7 @@ def initialize(
     ) from error
   except RuntimeError as error:
     raise TimeoutError(
-      f'Not all of the {num_processes or "cluster's"} processes joined within '
+      f'Not every one of {num_processes or "the"} processes joined within '
       f'{timeout} s at {coordinator_address or "the detected coordinator"}.'
     ) from error
 

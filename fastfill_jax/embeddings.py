@@ -1,0 +1,103 @@
+"""Embeddings on disk: memory-mapped shards that read like one array.
+
+An array [row, ...] is a folder of .npy files of `shard_rows` rows each. The
+files do not depend on how many processes wrote them, a shard that is there is
+complete (it is renamed into place), and a reader touches only the rows it
+asks for.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+
+
+def _shard_path(directory, shard: int) -> pathlib.Path:
+  return pathlib.Path(directory) / f'{shard:05d}.npy'
+
+
+def write_shard(directory, shard: int, rows: np.ndarray):
+  """Writes one shard; it appears under its name only when complete."""
+  path = _shard_path(directory, shard)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix('.partial')
+  with open(partial, 'wb') as file:
+    np.save(file, rows)
+  os.replace(partial, path)
+
+
+def has_shard(directory, shard: int) -> bool:
+  return _shard_path(directory, shard).exists()
+
+
+def write(directory, array: np.ndarray, shard_rows: int = 65_536):
+  """Writes an array [row, ...] that is in memory."""
+  for shard, start in enumerate(range(0, len(array), shard_rows)):
+    write_shard(directory, shard, array[start : start + shard_rows])
+
+
+class ShardedArray:
+  """A read-only array [row, ...] over the shards of a folder.
+
+  Slices and integer arrays index the rows and return NumPy arrays.
+
+  Raises:
+    ValueError: If there is no shard, one is missing, or they do not fit.
+  """
+
+  def __init__(self, directory):
+    paths = sorted(pathlib.Path(directory).glob('*.npy'))
+    if not paths:
+      raise ValueError(f'No embeddings in {directory}.')
+    for shard, path in enumerate(paths):
+      if path != _shard_path(directory, shard):
+        raise ValueError(f'Shard {shard} is missing in {directory}.')
+    self._shards = [np.load(path, mmap_mode='r') for path in paths]
+    first = self._shards[0]
+    for path, shard in zip(paths, self._shards, strict=True):
+      if shard.shape[1:] != first.shape[1:] or shard.dtype != first.dtype:
+        raise ValueError(
+          f'{path} holds {shard.dtype} rows of {shard.shape[1:]}, the first '
+          f'shard {first.dtype} rows of {first.shape[1:]}.'
+        )
+    self._ends = np.cumsum([len(shard) for shard in self._shards])
+    self.shape = (int(self._ends[-1]), *first.shape[1:])
+    self.dtype = first.dtype
+    self.ndim = len(self.shape)
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __getitem__(self, rows) -> np.ndarray:
+    if isinstance(rows, slice):
+      rows = range(*rows.indices(len(self)))
+      if rows.step == 1:
+        return self._slice(rows.start, rows.stop)
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or rows.dtype.kind not in 'iu':
+      raise TypeError('Rows are a slice or a 1-d array of integers.')
+    if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+      raise IndexError(f'Rows must lie in [0, {len(self)}).')
+    out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+    owner = np.searchsorted(self._ends, rows, side='right')
+    for shard in np.unique(owner):
+      mask = owner == shard
+      start = self._ends[shard] - len(self._shards[shard])
+      out[mask] = self._shards[shard][rows[mask] - start]
+    return out
+
+  def _slice(self, start: int, stop: int) -> np.ndarray:
+    pieces = []
+    for end, shard in zip(self._ends, self._shards, strict=True):
+      begin = end - len(shard)
+      piece = shard[max(start - begin, 0) : max(stop - begin, 0)]
+      if len(piece):
+        pieces.append(piece)
+    if not pieces:
+      return np.empty((0, *self.shape[1:]), self.dtype)
+    return np.concatenate(pieces)
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    del copy
+    array = self[:]
+    return array if dtype is None else array.astype(dtype)

@@ -1,0 +1,60 @@
+"""Optimisers and schedules: Optax chains from the numbers of a config."""
+
+import optax
+
+
+def make_schedule(
+  learning_rate: float, num_steps: int, warmup_steps: int
+) -> optax.Schedule:
+  """Linear warm-up from 0, then cosine to 0."""
+  if not 0 <= warmup_steps < num_steps:
+    raise ValueError(
+      f'warmup_steps={warmup_steps} must lie in [0, num_steps={num_steps}).'
+    )
+  return optax.warmup_cosine_decay_schedule(
+    0.0 if warmup_steps else learning_rate,
+    learning_rate,
+    warmup_steps,
+    num_steps,
+  )
+
+
+def make_optimizer(
+  name: str,
+  learning_rate: float,
+  *,
+  num_steps: int,
+  warmup_steps: int = 0,
+  weight_decay: float = 0.0,
+  momentum: float = 0.0,
+) -> optax.GradientTransformation:
+  """SGD or Adam with the weight decay added to the gradient (L2).
+
+  Args:
+    name: 'sgd' (heavy-ball momentum, no Nesterov) or 'adam'.
+    learning_rate: The peak, reached after the warm-up.
+    num_steps: Length of the schedule in steps.
+    warmup_steps: Steps of linear warm-up.
+    weight_decay: Factor of every parameter added to its gradient.
+    momentum: SGD's; Adam keeps 0.9 and 0.999.
+
+  Raises:
+    ValueError: If the name is unknown or a number is out of range.
+  """
+  if learning_rate <= 0 or weight_decay < 0 or not 0 <= momentum < 1:
+    raise ValueError(
+      'An optimiser takes learning_rate > 0, weight_decay >= 0 and momentum in '
+      f'[0, 1), got {learning_rate}, {weight_decay} and {momentum}.'
+    )
+  inner = {
+    'sgd': lambda: optax.trace(momentum),
+    'adam': optax.scale_by_adam,
+  }
+  if name not in inner:
+    raise ValueError(f'Unknown optimiser {name!r}; choose of {sorted(inner)}.')
+  schedule = make_schedule(learning_rate, num_steps, warmup_steps)
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    inner[name](),
+    optax.scale_by_learning_rate(schedule),
+  )

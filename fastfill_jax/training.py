@@ -1,0 +1,173 @@
+"""The training loop: resume, log, save, stop when asked; no model in it."""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+from absl import logging
+
+from fastfill_jax import checkpoint, parallel, progress
+
+Batch = dict[str, np.ndarray]
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class State:
+  """What a step changes: un-stacked arrays, no key."""
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How a loop logs and saves; none of it changes the result.
+
+  Attributes:
+    log_every: Steps between two lines of metrics, each the mean since the last.
+    checkpoint_every: Steps between two checkpoints.
+    profile: A folder for an XLA trace of steps 10 to 15, or ''.
+  """
+
+  log_every: int = 50
+  checkpoint_every: int = 500
+  profile: str = ''
+
+  def __post_init__(self):
+    if self.log_every < 1 or self.checkpoint_every < 1:
+      raise ValueError(
+        'log_every and checkpoint_every are at least 1 step, got '
+        f'{self.log_every} and {self.checkpoint_every}.'
+      )
+
+
+class Preempted(Exception):
+  """Stopped by SIGTERM; everything up to the last whole step is saved."""
+
+
+def fit(
+  state: State,
+  step_fn: Callable[[int, State, Batch], tuple[State, Metrics]],
+  batches: Callable[[int], Iterator[Batch]],
+  *,
+  num_steps: int,
+  directory: pathlib.Path,
+  name: str,
+  settings: Settings,
+  preemption: parallel.Preemption,
+  evaluate: Callable[[State], dict[str, float]] | None = None,
+  evaluate_every: int = 0,
+) -> State:
+  """Trains from the last checkpoint in `directory`, or from `state`.
+
+  Args:
+    state: The state before the first step.
+    step_fn: (step, state, sharded batch) -> (state, metrics).
+    batches: Maps a step to the batches from there on; a pure function, so
+      that a resumed run sees what an uninterrupted one would.
+    num_steps: The length of training.
+    directory: Of checkpoints/ and logs/.
+    name: In logs and in the progress bar.
+    settings: Of logging and saving.
+    preemption: Asked before every step.
+    evaluate: Validation metrics of a state; its 'accuracy' picks the best
+      checkpoint.
+    evaluate_every: Steps between two validations, and after the last one.
+
+  Returns:
+    The state after num_steps steps.
+
+  Raises:
+    FloatingPointError: At a loss that is not finite, naming the step.
+    Preempted: After SIGTERM, when the state is saved.
+  """
+  saver = checkpoint.Checkpointer(
+    directory / 'checkpoints', 'accuracy' if evaluate else None
+  )
+  start, state = saver.restore(state)
+  if start:
+    logging.info('%s: resumes after step %d of %d.', name, start, num_steps)
+  main = parallel.is_main()
+  with progress.Logger(
+    directory / 'logs', name, start_step=start, enabled=main
+  ) as logger:
+    window = _Window(name, logger)
+    stream = itertools.islice(batches(start), num_steps - start)
+    numbered = zip(range(start, num_steps), stream, strict=False)
+    step = start
+    try:
+      for step, batch in progress.bar(
+        numbered, name, total=num_steps, done=start, enabled=main
+      ):
+        if preemption.requested(step):
+          saver.save(step, state)
+          raise Preempted(f'{name} is saved after step {step}.')
+        _trace(settings.profile, step - start)
+        state, metrics = step_fn(step, state, parallel.shard(batch))
+        window.add(step + 1, metrics)
+        done = step + 1
+        last = done == num_steps
+        if done % settings.log_every == 0 or last:
+          window.flush()
+        if evaluate and (last or (evaluate_every and not done % evaluate_every)):
+          window.flush()
+          scores = evaluate(state)
+          logger.write(done, scores)
+          saver.save(done, state, scores)
+        elif last or done % settings.checkpoint_every == 0:
+          window.flush()
+          saver.save(done, state)
+    finally:
+      _trace(settings.profile, None)
+      saver.close()
+  return state
+
+
+class _Window:
+  """Metrics since the last line, left on the device until they are written."""
+
+  def __init__(self, name: str, logger: progress.Logger):
+    self._name = name
+    self._logger = logger
+    self._steps: list[int] = []
+    self._metrics: list[Metrics] = []
+
+  def add(self, step: int, metrics: Metrics):
+    self._steps.append(step)
+    self._metrics.append(metrics)
+
+  def flush(self):
+    """Fetches, checks and writes the mean of what was added."""
+    if not self._steps:
+      return
+    rows = jax.device_get(self._metrics)
+    for step, row in zip(self._steps, rows, strict=True):
+      if not np.isfinite(row['loss']):
+        raise FloatingPointError(
+          f'{self._name}: the loss of step {step} is {row["loss"]}. The last '
+          'checkpoint is of an earlier step; lower the learning rate.'
+        )
+    mean = {key: np.mean([row[key] for row in rows]) for key in rows[0]}
+    self._logger.write(self._steps[-1], mean)
+    self._steps, self._metrics = [], []
+
+
+_TRACED = range(10, 15)
+
+
+def _trace(directory: str, done: int | None):
+  """Starts and stops an XLA trace of a few steps; None: training ended."""
+  if not directory:
+    return
+  if done == _TRACED.start:
+    jax.profiler.start_trace(directory)
+  elif done == _TRACED.stop:
+    jax.profiler.stop_trace()

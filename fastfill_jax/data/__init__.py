@@ -1,0 +1,33 @@
+"""Data sets, subsets, augmentation and deterministic batches."""
+
+from fastfill_jax.data.loader import batches_in_order, loader
+from fastfill_jax.data.opening import is_prepared, open_source
+from fastfill_jax.data.sources import Source
+from fastfill_jax.data.subsets import (
+  group_of_class,
+  read_groups,
+  select,
+  split_validation,
+)
+from fastfill_jax.data.transforms import (
+  TRANSFORMS,
+  decode,
+  make_transform,
+  normalise,
+)
+
+__all__ = [
+  'TRANSFORMS',
+  'Source',
+  'batches_in_order',
+  'decode',
+  'group_of_class',
+  'is_prepared',
+  'loader',
+  'make_transform',
+  'normalise',
+  'open_source',
+  'read_groups',
+  'select',
+  'split_validation',
+]

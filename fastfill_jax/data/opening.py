@@ -1,0 +1,63 @@
+"""Opens a data set by name."""
+
+import os
+
+from fastfill_jax.data import folders, records, sources
+
+_MADE_HERE = {'digits': sources.digits, 'fake': sources.Fake}
+
+
+def open_source(
+  name: str,
+  split: str,
+  *,
+  data_dir: str | os.PathLike[str] | None = None,
+  in_memory: bool = False,
+  cache_dir: str | os.PathLike[str] | None = None,
+  **options,
+) -> sources.Source:
+  """Opens one split of a data set.
+
+  Args:
+    name: 'digits' (scikit-learn's), 'fake' (made up, see sources.Fake for its
+      options), 'image_folder' (`data_dir/<split>/<class>/<image>`, VGGFace2's
+      form), or a TFDS name such as 'cifar100' or 'cifar100:3.0.2', prepared
+      as ArrayRecord under `data_dir`.
+    split: 'train', 'test', ...; 'test' means the labelled one where TFDS calls
+      it otherwise ('validation' of imagenet2012 and places365_small).
+    data_dir: where the data lies; for TFDS names by default $TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
+    in_memory: decode the whole split now; the images must share one shape.
+    cache_dir: where to keep the labels of a split on disk, which otherwise
+      cost one pass over its records in every run.
+    **options: of 'fake', or `label_key` for TFDS names: the feature that is
+      the label.
+
+  Returns:
+    The split.
+
+  Raises:
+    FileNotFoundError: the data is not there; the message names the command
+      that prepares it, and its size.
+    ValueError: an unknown split, label or file format.
+  """
+  if name in _MADE_HERE:
+    source = _MADE_HERE[name](split, **options)
+  elif name == 'image_folder':
+    source = folders.Folder(split, data_dir, **options)
+  else:
+    source = records.Records(
+      name, split, data_dir=data_dir, cache_dir=cache_dir, **options
+    )
+  return sources.hold(source) if in_memory else source
+
+
+def is_prepared(
+  name: str, data_dir: str | os.PathLike[str] | None = None
+) -> bool:
+  """Says whether open_source would find the data set."""
+  if name in _MADE_HERE:
+    return True
+  if name == 'image_folder':
+    return bool(folders.splits(data_dir))
+  return records.find(name, data_dir) is not None

@@ -1,0 +1,316 @@
+"""Decoding and augmentation on the host: uint8 images in, uint8 images out.
+
+A transform is a function `(rng, image, **options) -> image` of a NumPy
+generator and one image [height, width, channel]. It draws from `rng` alone, so
+whoever fixes the generator fixes the image. `simclr` returns two views,
+[view, height, width, channel].
+"""
+
+import difflib
+import functools
+import inspect
+import io
+import math
+from collections.abc import Callable, Sequence
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# The loader's threads already use every core; OpenCV's own would fight them.
+cv2.setNumThreads(0)
+
+Transform = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+
+def decode(image: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
+  """Decodes an image file's bytes; an array is passed through.
+
+  Args:
+    image: the bytes of a JPEG, PNG, ... or an array [height, width, channel].
+    channels: 1 for grey, 3 for RGB, whatever the file holds.
+
+  Returns:
+    uint8 [height, width, channel].
+
+  Raises:
+    ValueError: the bytes are no image.
+  """
+  if isinstance(image, np.ndarray):
+    return image
+  flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+  data = np.frombuffer(image, np.uint8)
+  pixels = None
+  if data.size:
+    # As TensorFlow and Pillow do: the pixels as stored, whatever EXIF says.
+    pixels = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+  if pixels is None:
+    return _decode_by_pillow(image, channels)
+  if channels == 1:
+    return pixels[:, :, None]
+  return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _decode_by_pillow(image: bytes, channels: int) -> np.ndarray:
+  """Decodes what OpenCV has no codec for."""
+  import PIL.Image
+
+  try:
+    with PIL.Image.open(io.BytesIO(image)) as opened:
+      pixels = np.asarray(opened.convert('L' if channels == 1 else 'RGB'))
+  except OSError as error:
+    raise ValueError(
+      f'{len(image)} bytes starting with {image[:8]!r} are no readable image: '
+      f'{error}'
+    ) from error
+  return pixels[:, :, None] if channels == 1 else pixels
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  # Averaging when shrinking: plain bilinear sampling would alias.
+  shrinks = height < image.shape[0] and width < image.shape[1]
+  method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+  resized = cv2.resize(image, (width, height), interpolation=method)
+  return resized.reshape(height, width, -1)  # OpenCV drops a single channel.
+
+
+def _flip(rng: np.random.Generator, image: np.ndarray, probability: float):
+  return image[:, ::-1] if rng.random() < probability else image
+
+
+def _random_crop(
+  rng: np.random.Generator, image: np.ndarray, min_scale: float
+) -> np.ndarray:
+  """Cuts out a share of the area in [min_scale, 1], aspect in [3/4, 4/3]."""
+  height, width = image.shape[:2]
+  for _ in range(10):
+    area = height * width * rng.uniform(min_scale, 1)
+    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    rows, columns = (
+      round(math.sqrt(area / ratio)),
+      round(math.sqrt(area * ratio)),
+    )
+    if 0 < rows <= height and 0 < columns <= width:
+      top = rng.integers(height - rows + 1)
+      left = rng.integers(width - columns + 1)
+      return image[top : top + rows, left : left + columns]
+  # No box fits a very long image: its centre, in the nearest allowed aspect.
+  rows, columns = min(height, width * 4 // 3), min(width, height * 4 // 3)
+  return _center_crop(image, max(rows, 1), max(columns, 1))
+
+
+def _center_crop(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+  top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
+  return image[top : top + rows, left : left + columns]
+
+
+def none(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+  """Leaves the image as it is; all images must share one shape."""
+  del rng
+  return image
+
+
+def random_resized_crop_flip(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  *,
+  size: int = 224,
+  min_scale: float = 0.08,
+  flip: float = 0.5,
+) -> np.ndarray:
+  """Crops a random part, resizes it to [size, size], perhaps mirrors it."""
+  crop = _random_crop(rng, image, min_scale)
+  return _flip(rng, _resize(crop, size, size), flip)
+
+
+def resize_center_crop(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  *,
+  resize: int = 256,
+  size: int = 224,
+) -> np.ndarray:
+  """Brings the shorter side to `resize` pixels and cuts out the centre."""
+  del rng
+  height, width = image.shape[:2]
+  scale = resize / min(height, width)
+  image = _resize(image, round(height * scale), round(width * scale))
+  return _center_crop(image, size, size)
+
+
+def resize_flip(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  *,
+  size: int = 224,
+  flip: float = 0.5,
+) -> np.ndarray:
+  """Resizes to [size, size] and perhaps mirrors; flip=0 for testing."""
+  return _flip(rng, _resize(image, size, size), flip)
+
+
+def pad_crop_flip(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  *,
+  pad: int = 4,
+  flip: float = 0.5,
+) -> np.ndarray:
+  """Adds `pad` black pixels around, crops the old size, perhaps mirrors."""
+  top, left = rng.integers(2 * pad + 1, size=2)
+  height, width = image.shape[:2]
+  padded = np.zeros(
+    (height + 2 * pad, width + 2 * pad, image.shape[2]), np.uint8
+  )
+  padded[pad : pad + height, pad : pad + width] = image
+  return _flip(rng, padded[top : top + height, left : left + width], flip)
+
+
+def small_shift(
+  rng: np.random.Generator, image: np.ndarray, *, shift: int = 1
+) -> np.ndarray:
+  """Moves the image by up to `shift` pixels; black comes in. For digits."""
+  return pad_crop_flip(rng, image, pad=shift, flip=0.0)
+
+
+def simclr(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  *,
+  size: int = 224,
+  min_scale: float = 0.08,
+  flip: float = 0.5,
+  strength: float = 1.0,
+  blur: float = 0.5,
+) -> np.ndarray:
+  """Draws SimCLR's two views (arXiv 2002.05709, appendix A).
+
+  Args:
+    rng: the source of chance.
+    image: uint8 [height, width, channel].
+    size: output pixels a side.
+    min_scale: least share of the area a crop keeps.
+    flip: probability of mirroring; 0 where left and right matter (digits).
+    strength: of the colour jitter; the paper takes 1 for ImageNet, 0.5 for
+      CIFAR.
+    blur: probability of Gaussian blur; the paper takes 0 for CIFAR.
+
+  Returns:
+    uint8 [view, height, width, channel], two independent views.
+  """
+  views = []
+  for _ in range(2):
+    view = random_resized_crop_flip(
+      rng, image, size=size, min_scale=min_scale, flip=flip
+    )
+    if rng.random() < 0.8:
+      view = _jitter(rng, view, strength)
+    if rng.random() < 0.2:
+      view = np.broadcast_to(_grey(view), view.shape).astype(np.uint8)
+    if rng.random() < blur:
+      kernel = size // 20 * 2 + 1  # A tenth of the side, odd.
+      view = cv2.GaussianBlur(view, (kernel, kernel), rng.uniform(0.1, 2.0))
+    views.append(view.reshape(size, size, -1))
+  return np.stack(views)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+  if image.shape[-1] == 1:
+    return image
+  return image @ np.array([[0.299], [0.587], [0.114]], np.float32)
+
+
+def _jitter(
+  rng: np.random.Generator, image: np.ndarray, strength: float
+) -> np.ndarray:
+  """Changes brightness, contrast, saturation and hue, in random order."""
+  factor = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, size=3)
+  turn = 360 * rng.uniform(-0.2 * strength, 0.2 * strength)
+  image = image.astype(np.float32) / 255
+  for change in rng.permutation(4):
+    if change == 0:
+      image = image * factor[0]
+    elif change == 1:
+      mean = _grey(image).mean()
+      image = mean + (image - mean) * factor[1]
+    elif change == 2:
+      grey = _grey(image)
+      image = grey + (image - grey) * factor[2]
+    elif image.shape[-1] == 3:
+      hue = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
+      hue[..., 0] = (hue[..., 0] + turn) % 360
+      image = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)
+    image = np.clip(image, 0, 1)
+  return np.rint(image * 255).astype(np.uint8)
+
+
+TRANSFORMS = {
+  'none': none,
+  'pad_crop_flip': pad_crop_flip,
+  'random_resized_crop_flip': random_resized_crop_flip,
+  'resize_center_crop': resize_center_crop,
+  'resize_flip': resize_flip,
+  'simclr': simclr,
+  'small_shift': small_shift,
+}
+
+
+def make_transform(name: str, **options) -> Transform:
+  """Binds a transform's options.
+
+  Args:
+    name: a key of TRANSFORMS.
+    **options: of that transform, such as size=32.
+
+  Returns:
+    A picklable function of (rng, image).
+
+  Raises:
+    ValueError: an unknown name or option.
+  """
+  if name not in TRANSFORMS:
+    near = difflib.get_close_matches(name, TRANSFORMS, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    raise ValueError(
+      f'unknown transform {name!r}: choose from {sorted(TRANSFORMS)}{hint}'
+    )
+  accepted = list(inspect.signature(TRANSFORMS[name]).parameters)[2:]
+  unknown = sorted(set(options) - set(accepted))
+  if unknown:
+    raise ValueError(
+      f'transform {name!r} has no option {unknown}: it accepts {accepted}'
+    )
+  return functools.partial(TRANSFORMS[name], **options)
+
+
+def normalise(
+  images: jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+  """Scales uint8 pixels to [0, 1], then to zero mean and unit deviation.
+
+  Runs on the device: a quarter of the bytes cross from the host.
+
+  Args:
+    images: uint8 [..., height, width, channel].
+    mean: per channel, or a single one; of pixels in [0, 1].
+    std: likewise.
+
+  Returns:
+    float32, the same shape.
+
+  Raises:
+    ValueError: images that are not uint8, or as many means as no channels.
+  """
+  if images.dtype != jnp.uint8:
+    raise ValueError(f'images are {images.dtype}: normalise takes uint8')
+  channels = images.shape[-1]
+  if len(mean) not in (1, channels) or len(std) != len(mean):
+    raise ValueError(
+      f'{len(mean)} means and {len(std)} deviations for {channels} channels: '
+      f'give 1 or {channels} of each'
+    )
+  shape = (1,) * (images.ndim - 1) + (-1,)
+  mean = jnp.asarray(mean, jnp.float32).reshape(shape)
+  std = jnp.asarray(std, jnp.float32).reshape(shape)
+  return (images.astype(jnp.float32) / 255 - mean) / std

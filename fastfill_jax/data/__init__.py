@@ -2,6 +2,7 @@
 
 from fastfill_jax.data.loader import batches_in_order, loader
 from fastfill_jax.data.opening import is_prepared, open_source
+from fastfill_jax.data.pixels import decode, normalise
 from fastfill_jax.data.sources import Source
 from fastfill_jax.data.subsets import (
   group_of_class,
@@ -9,12 +10,7 @@ from fastfill_jax.data.subsets import (
   select,
   split_validation,
 )
-from fastfill_jax.data.transforms import (
-  TRANSFORMS,
-  decode,
-  make_transform,
-  normalise,
-)
+from fastfill_jax.data.transforms import TRANSFORMS, make_transform
 
 __all__ = [
   'TRANSFORMS',

@@ -54,8 +54,7 @@ class Folder(sources.Source):
     # Bytes in one array: millions of str objects would fill the memory.
     self._files = np.array([os.fsencode(file) for file in files])
     self._held = {'label': np.array(labels, np.int32)}
-    names = list(number_of)[: max(labels) + 1]
-    super().__init__(sources.make_ids(split, known, len(files)), names)
+    super().__init__(sources.make_ids(split, known, len(files)), number_of)
 
   def __getitems__(self, rows: Sequence[int]) -> list[dict]:
     """Reads many files' bytes."""

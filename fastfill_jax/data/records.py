@@ -222,8 +222,9 @@ def _how_to_prepare(name: str, data_dir: str | os.PathLike[str] | None) -> str:
   near = difflib.get_close_matches(base, known, n=1)
   if base not in _SIZES and near:
     lines.append(f'Did you mean {near[0]!r}?')
-  download, prepared = _SIZES.get(base, ('an unknown size', 'an unknown size'))
-  lines.append(f'To download: {download}; prepared: {prepared}.')
+  if base in _SIZES:
+    download, prepared = _SIZES[base]
+    lines.append(f'To download: {download}; prepared: {prepared}.')
   if base == 'vgg_face2':
     lines.append(
       'TFDS no longer has it: unpack its two archives to DIR/train and '

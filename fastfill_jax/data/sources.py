@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from fastfill_jax.data import transforms
+from fastfill_jax.data import pixels
 
 # Rows of different splits never share an id, and ids fit 32 bits.
 _ROWS_PER_SPLIT = 2**28
@@ -25,7 +25,7 @@ class Source:
   many at once, which is several times faster for records on disk.
 
   Attributes:
-    label_names: every class's name, by number.
+    label_names: every class's name, by number; of all splits.
     channels: 1 for grey images, 3 for RGB.
     ids: int32 [example], distinct over all splits of the data set, so that a
       query finds itself in the gallery, and only itself.
@@ -50,7 +50,7 @@ class Source:
 
   @property
   def num_classes(self) -> int:
-    """Number of classes."""
+    """Number of classes of all splits together."""
     return len(self.label_names)
 
   @property
@@ -211,13 +211,13 @@ def hold(source: Source) -> ArraySource:
   Raises:
     ValueError: images of different shapes.
   """
-  first = transforms.decode(source[0]['image'], source.channels)
+  first = pixels.decode(source[0]['image'], source.channels)
   images = np.empty((len(source), *first.shape), np.uint8)
 
   def fill(start: int):
     rows = range(start, min(start + 256, len(source)))
     for row, example in zip(rows, source.__getitems__(rows), strict=True):
-      image = transforms.decode(example['image'], source.channels)
+      image = pixels.decode(example['image'], source.channels)
       if image.shape != first.shape:
         raise ValueError(
           f'row 0 is {first.shape} and row {row} is {image.shape}: only '

@@ -1,4 +1,4 @@
-"""Decoding and augmentation on the host: uint8 images in, uint8 images out.
+"""Augmentation on the host: uint8 images in, uint8 images out.
 
 A transform is a function `(rng, image, **options) -> image` of a NumPy
 generator and one image [height, width, channel]. It draws from `rng` alone, so
@@ -9,62 +9,16 @@ whoever fixes the generator fixes the image. `simclr` returns two views,
 import difflib
 import functools
 import inspect
-import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import cv2
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 # The loader's threads already use every core; OpenCV's own would fight them.
 cv2.setNumThreads(0)
 
 Transform = Callable[[np.random.Generator, np.ndarray], np.ndarray]
-
-
-def decode(image: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
-  """Decodes an image file's bytes; an array is passed through.
-
-  Args:
-    image: the bytes of a JPEG, PNG, ... or an array [height, width, channel].
-    channels: 1 for grey, 3 for RGB, whatever the file holds.
-
-  Returns:
-    uint8 [height, width, channel].
-
-  Raises:
-    ValueError: the bytes are no image.
-  """
-  if isinstance(image, np.ndarray):
-    return image
-  flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-  data = np.frombuffer(image, np.uint8)
-  pixels = None
-  if data.size:
-    # As TensorFlow and Pillow do: the pixels as stored, whatever EXIF says.
-    pixels = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
-  if pixels is None:
-    return _decode_by_pillow(image, channels)
-  if channels == 1:
-    return pixels[:, :, None]
-  return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def _decode_by_pillow(image: bytes, channels: int) -> np.ndarray:
-  """Decodes what OpenCV has no codec for."""
-  import PIL.Image
-
-  try:
-    with PIL.Image.open(io.BytesIO(image)) as opened:
-      pixels = np.asarray(opened.convert('L' if channels == 1 else 'RGB'))
-  except OSError as error:
-    raise ValueError(
-      f'{len(image)} bytes starting with {image[:8]!r} are no readable image: '
-      f'{error}'
-    ) from error
-  return pixels[:, :, None] if channels == 1 else pixels
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -282,35 +236,3 @@ def make_transform(name: str, **options) -> Transform:
       f'transform {name!r} has no option {unknown}: it accepts {accepted}'
     )
   return functools.partial(TRANSFORMS[name], **options)
-
-
-def normalise(
-  images: jax.Array, mean: Sequence[float], std: Sequence[float]
-) -> jax.Array:
-  """Scales uint8 pixels to [0, 1], then to zero mean and unit deviation.
-
-  Runs on the device: a quarter of the bytes cross from the host.
-
-  Args:
-    images: uint8 [..., height, width, channel].
-    mean: per channel, or a single one; of pixels in [0, 1].
-    std: likewise.
-
-  Returns:
-    float32, the same shape.
-
-  Raises:
-    ValueError: images that are not uint8, or as many means as no channels.
-  """
-  if images.dtype != jnp.uint8:
-    raise ValueError(f'images are {images.dtype}: normalise takes uint8')
-  channels = images.shape[-1]
-  if len(mean) not in (1, channels) or len(std) != len(mean):
-    raise ValueError(
-      f'{len(mean)} means and {len(std)} deviations for {channels} channels: '
-      f'give 1 or {channels} of each'
-    )
-  shape = (1,) * (images.ndim - 1) + (-1,)
-  mean = jnp.asarray(mean, jnp.float32).reshape(shape)
-  std = jnp.asarray(std, jnp.float32).reshape(shape)
-  return (images.astype(jnp.float32) / 255 - mean) / std

@@ -1,0 +1,107 @@
+"""The report of a run, made again at any time from its saved results."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import rich.table
+
+from fastfill_jax.report import (
+  document,
+  groups,
+  plots,
+  result,
+  summary,
+  tables,
+)
+
+Result = result.Result
+
+
+def write(
+  directory: str | os.PathLike[str],
+  results: Sequence[Result],
+  *,
+  title: str,
+  settings: Mapping[str, object],
+  versions: Mapping[str, object],
+  published: tables.Published | None = None,
+  training: Mapping[str, str | os.PathLike[str]] | None = None,
+  main: str | None = None,
+) -> None:
+  """Writes the tables and figures of all results, replacing earlier ones.
+
+  Args:
+    directory: Where to; made if it is not there.
+    results: All seeds and alignments.
+    title: The report's heading.
+    settings: The config, as JSON can hold it.
+    versions: Versions of the code, packages and devices, likewise.
+    published: Per row, named 'old/old' or 'alignment, policy', its metrics in
+      % as printed and, under 'source', where.
+    training: Path of metrics.jsonl by name; 'group/run' puts the runs of one
+      group, such as its seeds, in one panel.
+    main: The alignment drawn in detail; by default the best one that predicts
+      its uncertainty.
+
+  Raises:
+    ValueError: Results do not belong together, `main` is none of their
+      alignments, or a published number is not of a known metric.
+  """
+  result.check(results)
+  tables.check_published(published or {})
+  table = summary.summarise(results)
+  main = summary.main_alignment(table) if main is None else main
+  if main not in set(table.alignment):
+    raise ValueError(
+      f'main={main!r} is no alignment; expected one of '
+      f'{sorted(set(table.alignment))}.'
+    )
+  directory = pathlib.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  figures = {
+    'curves': plots.curves(results, main),
+    'alignments': plots.alignments(results),
+    'uncertainty': plots.uncertainty(results, main),
+    'training': plots.training(training or {}),
+    'groups': plots.subgroups(results, main),
+  }
+  figures = {name: drawn for name, drawn in figures.items() if drawn}
+  for name, drawn in figures.items():
+    plots.save(drawn, directory, name)
+  texts = {
+    'config.json': json.dumps(settings, indent=2) + '\n',
+    'versions.json': json.dumps(versions, indent=2) + '\n',
+    'summary.csv': document.summary_csv(table),
+    'curves.csv': summary.curves(results).to_csv(index=False),
+    'ablation.tex': tables.latex(
+      tables.ablation(results, columns=tables.PAPER)
+    ),
+    'report.md': document.markdown(
+      results, title, published or {}, main, list(figures)
+    ),
+  }
+  if any(one.groups for one in results):
+    texts['groups.csv'] = groups.curves(results).to_csv(index=False)
+  for name, text in texts.items():
+    result.write_text(directory / name, text)
+
+
+def table(results: Sequence[Result]) -> rich.table.Table:
+  """The ablation table for a terminal.
+
+  Args:
+    results: All seeds and alignments.
+
+  Returns:
+    What `rich.print` draws.
+
+  Raises:
+    ValueError: Results do not belong together.
+  """
+  result.check(results)
+  return tables.terminal(
+    tables.ablation(results, columns=tables.TERMINAL, decimals=1),
+    f'Area under the backfilling curve, in % ({document.spread(results)})',
+  )

@@ -1,0 +1,223 @@
+"""Results as pandas frames: one row per curve point, seed or table row."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from fastfill_jax.report import result
+
+RANDOM, SIGMA = 'random', 'sigma'
+KEYS = ['alignment', 'policy']
+# Share of new/new mAP at which an update counts as good as done.
+ENOUGH = 0.99
+
+
+def points(
+  one: result.Result, scores: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+  """Every point of one result's curves, of all its queries or a subgroup.
+
+  Args:
+    one: Whose seed, alignment, policies and fractions.
+    scores: Per metric, [policy, cutoff].
+
+  Returns:
+    As `curves`.
+  """
+  policies, cutoffs = len(one.policies), len(one.fractions)
+  return pd.DataFrame(
+    {
+      'seed': one.seed,
+      'alignment': one.alignment,
+      'policy': np.repeat(np.array(one.policies, object), cutoffs),
+      'fraction': np.tile(one.fractions, policies),
+      **{metric: np.ravel(scores[metric]) for metric in result.METRICS},
+    }
+  )
+
+
+def curves(results: Sequence[result.Result]) -> pd.DataFrame:
+  """Every point of every curve.
+
+  Args:
+    results: All seeds and alignments.
+
+  Returns:
+    Columns seed, alignment, policy, fraction and the metrics in [0, 1]; a row
+    per point.
+  """
+  return pd.concat(
+    [points(one, one.curves) for one in results], ignore_index=True
+  )
+
+
+def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
+  """Each curve of each seed in a few numbers.
+
+  The area is the plain mean over the cutoffs (FastFill's protocol, arXiv
+  2303.04766, section 4), to which `_trapezoid` gives the integral. Columns
+  ending in `_se` hold standard errors over queries. Of an area it is the mean
+  of the points' standard errors: an upper bound, reached where the same
+  queries go wrong at every cutoff, as they nearly do.
+
+  Args:
+    results: All seeds and alignments.
+
+  Returns:
+    A row per seed, alignment and policy, with a column per metric for its
+    area, and with `_trapezoid`, `_start` (nothing backfilled) and `_worst`
+    (the lowest point) after it; `enough`, the first fraction of `ENOUGH` of
+    new/new mAP (NaN if there is none); `negative_flips`, its area; `sag`, the
+    mAP area less the mean of the curve's two ends.
+  """
+  rows = []
+  for one in results:
+    x = np.asarray(one.fractions)
+    for i, policy in enumerate(one.policies):
+      row = {'seed': one.seed, 'alignment': one.alignment, 'policy': policy}
+      for metric in result.METRICS:
+        y, se = one.curves[metric][i], one.standard_error[metric][i]
+        worst = np.argmin(y)
+        row |= {
+          metric: np.mean(y),
+          f'{metric}_se': np.mean(se),
+          f'{metric}_trapezoid': np.trapezoid(y, x),
+          f'{metric}_trapezoid_se': np.trapezoid(se, x),
+          f'{metric}_start': y[0],
+          f'{metric}_start_se': se[0],
+          f'{metric}_worst': y[worst],
+          f'{metric}_worst_se': se[worst],
+        }
+      y = one.curves['mAP'][i]
+      goal = ENOUGH * one.references['new/new']['mAP']
+      row['enough'] = x[y >= goal].min(initial=np.inf)
+      row['negative_flips'] = np.mean(one.negative_flips[i])
+      row['sag'] = np.mean(y) - (y[0] + y[-1]) / 2
+      rows.append(row)
+  return pd.DataFrame(rows).replace(np.inf, np.nan)
+
+
+def summarise(results: Sequence[result.Result]) -> pd.DataFrame:
+  """`per_seed` over seeds, with what a policy reads and its gain over random.
+
+  Args:
+    results: All seeds and alignments.
+
+  Returns:
+    A row per alignment and policy, in the order given. Each column of
+    `per_seed` holds the mean over seeds; a further one ending in `_std` the
+    sample standard deviation (NaN with one seed). `_se` columns are kept where
+    there is one seed and NaN elsewhere. `n` counts seeds, `reads` lists
+    inputs, `comparable` tells whether the policy may be the best; `gain`,
+    `gain_std` and `wins` compare its mAP area with random's, seed by seed
+    (NaN where the alignment has no random order).
+  """
+  rows = per_seed(results)
+  base = rows[rows.policy == RANDOM].set_index(['alignment', 'seed'])['mAP']
+  index = pd.MultiIndex.from_frame(rows[['alignment', 'seed']])
+  rows['gain'] = rows['mAP'] - base.reindex(index).to_numpy()
+  errors = [name for name in rows if name.endswith('_se')]
+  table = mean_and_std(rows.drop(columns=['seed', *errors]), KEYS)
+  groups = rows.groupby(KEYS, sort=False)
+  single = groups[errors].first()
+  table = table.join(single.where(table['n'] == 1))
+  wins = groups['gain'].agg(lambda x: (x > 0).sum())
+  table['wins'] = wins.where(table['gain'].notna())
+  table = table.reset_index()
+  reads = {p: one.reads[p] for one in results for p in one.policies}
+  table['reads'] = [reads[policy] for policy in table['policy']]
+  table['comparable'] = [result.comparable(read) for read in table['reads']]
+  return table
+
+
+def references(
+  results: Sequence[result.Result],
+) -> pd.DataFrame:
+  """The scores without alignment: old/old, new/old and new/new.
+
+  Args:
+    results: All seeds and alignments.
+
+  Returns:
+    A row per pair, with the metrics' means over seeds, their `_std` and `n`.
+  """
+  of_seed = {one.seed: one.references for one in results}
+  rows = [
+    {'pair': pair, **scores}
+    for pairs in of_seed.values()
+    for pair, scores in pairs.items()
+  ]
+  table = mean_and_std(pd.DataFrame(rows), ['pair'])
+  pairs = ('old/old', 'new/old', 'new/new')
+  return table.loc[[pair for pair in pairs if pair in table.index]]
+
+
+def mean_and_std(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+  """Means over seeds, sample deviations as `_std` (NaN of one seed), and `n`.
+
+  Args:
+    rows: A row per seed and combination of keys, else numbers only.
+    keys: What identifies a row but for its seed.
+
+  Returns:
+    A row per combination of keys, which are its index, as first met.
+  """
+  groups = rows.groupby(list(keys), sort=False)
+  # A mean without the seeds that lack a number would be of other seeds.
+  table = groups.agg(lambda x: x.mean(skipna=False))
+  spread = groups.agg(lambda x: x.std(ddof=1, skipna=False))
+  table = table.join(spread.add_suffix('_std'))
+  table['n'] = groups.size()
+  return table
+
+
+def best_policies(table: pd.DataFrame) -> pd.DataFrame:
+  """Each alignment's best comparable policy by mAP area, best alignment first.
+
+  Args:
+    table: From `summarise`.
+
+  Returns:
+    The rows of `table` which hold them.
+  """
+  fair = table[table.comparable].sort_values(
+    'mAP', ascending=False, kind='stable'
+  )
+  return fair.drop_duplicates('alignment')
+
+
+def main_alignment(table: pd.DataFrame) -> str:
+  """The alignment worth a figure: the best of those that predict their error.
+
+  Args:
+    table: From `summarise`.
+
+  Returns:
+    The name of the alignment with the largest mAP area, among those with a
+    sigma order if there are any.
+  """
+  names = set(table[table.policy == SIGMA].alignment)
+  best = best_policies(table)
+  if best.empty:
+    return table.alignment.iloc[0]
+  with_sigma = best[best.alignment.isin(names)]
+  return (best if with_sigma.empty else with_sigma).alignment.iloc[0]
+
+
+def rank_correlation(one: result.Result) -> float:
+  """Spearman's rank correlation of uncertainty and true error.
+
+  Args:
+    one: A result with an uncertainty.
+
+  Returns:
+    A number in [-1, 1]; NaN where either is constant.
+  """
+  ranks = [
+    pd.Series(np.asarray(values, np.float64)).rank().to_numpy()
+    for values in (one.uncertainty, one.error)
+  ]
+  if min(np.ptp(values) for values in ranks) == 0:
+    return float('nan')
+  return float(np.corrcoef(*ranks)[0, 1])

@@ -61,8 +61,12 @@ def cross_entropy(
   # A negative label would count from the last class.
   labels = jnp.where(labels < 0, logits.shape[1], labels)
   surprise = -jax.nn.log_softmax(logits)
-  own = jnp.take_along_axis(surprise, labels[:, None], axis=1, mode='fill')
-  return (1 - label_smoothing) * own[:, 0] + label_smoothing * jnp.mean(
+  own = jnp.take_along_axis(surprise, labels[:, None], axis=1, mode='fill')[
+    :, 0
+  ]
+  if label_smoothing == 0:  # a class ruled out, by a logit of -inf, may stay
+    return own
+  return (1 - label_smoothing) * own + label_smoothing * jnp.mean(
     surprise, axis=1
   )
 

@@ -1,0 +1,280 @@
+"""Policies: in which order a gallery is backfilled.
+
+A policy is a function of arrays; the names of its parameters declare what it
+reads, and are all it can read:
+
+  key            a JAX PRNG key
+  aligned        aligned embeddings [gallery, embedding]
+  log_variance   [gallery], or [gallery, embedding] per coordinate
+  logits         the new classifier on aligned, [gallery, class]
+  class_weights  the new classifier's kernel [embedding, class]
+  labels         int [gallery]: what a gallery rarely has
+  new            new embeddings [gallery, embedding]: an oracle reads these
+
+It returns an order: int [gallery], a permutation, first to be backfilled
+first. Ties go by index. Arrays may be NumPy's or anything that gives NumPy
+arrays for slices, such as memory-mapped shards: they are read in blocks of
+rows, in time linear in the gallery but for the sort. A new policy is one
+function and one line in `POLICIES`.
+
+`sigma` is FastFill's (arXiv 2303.04766, section 4.2); `class_mean` comes from
+arXiv 2509.16664, entropy and its kin from RACT (ICLR 2022).
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+_BLOCK_BYTES = 2**25  # of float64: what one block of rows may take
+_NDIM = {
+  'aligned': (2,),
+  'log_variance': (1, 2),
+  'logits': (2,),
+  'class_weights': (2,),
+  'labels': (1,),
+  'new': (2,),
+}
+
+
+def random(key: jax.Array, aligned: np.ndarray) -> np.ndarray:
+  """A uniformly random order; of aligned only the length is read."""
+  return np.array(jax.random.permutation(key, len(aligned)), np.int64)
+
+
+def sigma(log_variance: np.ndarray) -> np.ndarray:
+  """Most uncertain first.
+
+  With a log-variance per coordinate, by their mean: up to constants that is
+  the entropy of the predicted Gaussian, and what weighs the cross-entropy in
+  training. The variances' own mean would be ruled by the one coordinate that
+  is predicted worst.
+  """
+  return _descending(_rows(_mean_of_row, log_variance=log_variance))
+
+
+def distance(aligned: np.ndarray, new: np.ndarray) -> np.ndarray:
+  """Largest Euclidean alignment error first: an oracle."""
+  return _descending(_rows(_squared_distance, aligned=aligned, new=new))
+
+
+def class_mean(aligned: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """Farthest, by Euclidean distance, from the mean of its class first."""
+  return _from_class_mean(_squared_distance, aligned, _check_labels(labels))
+
+
+def class_mean_cosine(aligned: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """Farthest, by cosine, from the mean of its class first."""
+  return _from_class_mean(_cosine_distance, aligned, _check_labels(labels))
+
+
+def class_mean_predicted(aligned: np.ndarray, logits: np.ndarray) -> np.ndarray:
+  """`class_mean` with predicted classes in place of labels."""
+  return _from_class_mean(_squared_distance, aligned, _predicted(logits))
+
+
+def prototype(
+  aligned: np.ndarray, logits: np.ndarray, class_weights: np.ndarray
+) -> np.ndarray:
+  """Farthest from its predicted class's weights first.
+
+  By cosine: a classifier's weights have no length in common with embeddings.
+  """
+  if logits.shape[1] != class_weights.shape[1]:
+    raise ValueError(
+      f'logits {logits.shape} and class_weights {class_weights.shape} are of '
+      'different numbers of classes.'
+    )
+  _check_finite('class_weights', class_weights, 0)
+  weights = np.asarray(class_weights, np.float64).T
+  return _descending(
+    _rows(
+      lambda embedding, label: _cosine_distance(embedding, weights[label]),
+      aligned=aligned,
+      predicted=_predicted(logits),
+    )
+  )
+
+
+def entropy(logits: np.ndarray) -> np.ndarray:
+  """Largest entropy of the predicted classes first."""
+
+  def score(logits):
+    log_p = _log_softmax(logits)
+    return -np.einsum('gc,gc->g', np.exp(log_p), log_p)
+
+  return _descending(_rows(score, logits=logits))
+
+
+def margin(logits: np.ndarray) -> np.ndarray:
+  """Smallest difference of the two largest class probabilities first."""
+  if logits.shape[1] < 2:
+    raise ValueError(f'margin needs two classes, got logits {logits.shape}.')
+
+  def score(logits):
+    largest = np.partition(_softmax(logits), -2, axis=1)[:, -2:]
+    return largest[:, 0] - largest[:, 1]
+
+  return _descending(_rows(score, logits=logits))
+
+
+def least_confidence(logits: np.ndarray) -> np.ndarray:
+  """Smallest probability of the predicted class first."""
+  return _descending(
+    _rows(lambda logits: -_softmax(logits).max(axis=1), logits=logits)
+  )
+
+
+POLICIES: dict[str, Callable[..., np.ndarray]] = {
+  'random': random,
+  'sigma': sigma,
+  'distance': distance,
+  'class_mean': class_mean,
+  'class_mean_cosine': class_mean_cosine,
+  'class_mean_predicted': class_mean_predicted,
+  'prototype': prototype,
+  'entropy': entropy,
+  'margin': margin,
+  'least_confidence': least_confidence,
+}
+
+
+def reads(policy: Callable[..., np.ndarray]) -> tuple[str, ...]:
+  """Names of the arrays a policy reads, such as ('aligned', 'labels')."""
+  return tuple(inspect.signature(policy).parameters)
+
+
+def make_order(name: str, **available: Any) -> np.ndarray:
+  """Runs a policy on what it reads of the available arrays.
+
+  Args:
+    name: a key of `POLICIES`.
+    **available: arrays by the names above; None is as good as left out, and
+      what the policy does not read is not touched.
+
+  Returns:
+    order, int [gallery].
+
+  Raises:
+    ValueError: if the policy is unknown, or an array it reads is missing, not
+      finite, or does not fit the others.
+  """
+  if name not in POLICIES:
+    near = difflib.get_close_matches(name, POLICIES, n=1)
+    raise ValueError(
+      f'Unknown policy {name!r}'
+      + (f', did you mean {near[0]!r}?' if near else ';')
+      + f' known: {", ".join(POLICIES)}.'
+    )
+  policy = POLICIES[name]
+  given = {key: x for key, x in available.items() if x is not None}
+  missing = [key for key in reads(policy) if key not in given]
+  if missing:
+    raise ValueError(
+      f'Policy {name} reads {", ".join(reads(policy))}; missing: '
+      f'{", ".join(missing)}.'
+    )
+  arrays = {key: given[key] for key in reads(policy)}
+  for key, x in arrays.items():
+    if key in _NDIM and len(x.shape) not in _NDIM[key]:
+      raise ValueError(
+        f'{key} must be of rank {" or ".join(map(str, _NDIM[key]))}, got '
+        f'{x.shape}.'
+      )
+  return policy(**arrays)
+
+
+def _descending(scores: np.ndarray) -> np.ndarray:
+  return np.argsort(-scores, kind='stable')
+
+
+def _blocks(**arrays: Any) -> Iterator[list[np.ndarray]]:
+  """Yields blocks of rows as float64 (integers as they are), checked."""
+  lengths = {name: len(x) for name, x in arrays.items()}
+  if len(set(lengths.values())) != 1:
+    raise ValueError(f'Arrays of different lengths: {lengths}.')
+  width = max(int(np.prod(x.shape[1:])) for x in arrays.values())
+  size = max(1, _BLOCK_BYTES // (8 * width))
+  for start in range(0, lengths.popitem()[1], size):
+    block = []
+    for name, x in arrays.items():
+      rows = np.asarray(x[start : start + size])
+      if not np.issubdtype(rows.dtype, np.integer):
+        _check_finite(name, rows, start)
+        rows = rows.astype(np.float64)
+      block.append(rows)
+    yield block
+
+
+def _rows(function: Callable[..., np.ndarray], **arrays: Any) -> np.ndarray:
+  """Applies a function of rows, block by block; returns [gallery]."""
+  scores = [function(*block) for block in _blocks(**arrays)]
+  return np.concatenate(scores) if scores else np.zeros(0)
+
+
+def _check_finite(name, rows, start):
+  finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+  if not finite.all():
+    raise ValueError(
+      f'{name} is not finite in row {start + int(np.argmin(finite))}.'
+    )
+
+
+def _check_labels(labels):
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise ValueError(f'labels must be integers, got {labels.dtype}.')
+  return labels
+
+
+def _predicted(logits):
+  return _rows(lambda logits: logits.argmax(axis=1), logits=logits)
+
+
+def _from_class_mean(far, aligned, labels):
+  classes, index = np.unique(labels, return_inverse=True)
+  sums = np.zeros((len(classes), aligned.shape[1]))
+  for embedding, label in _blocks(aligned=aligned, labels=index):
+    # Rows sorted by class: reduceat adds up runs, far faster than np.add.at.
+    order = np.argsort(label, kind='stable')
+    present, first = np.unique(label[order], return_index=True)
+    sums[present] += np.add.reduceat(embedding[order], first)
+  means = sums / np.bincount(index, minlength=len(classes))[:, None]
+  return _descending(
+    _rows(
+      lambda embedding, label: far(embedding, means[label]),
+      aligned=aligned,
+      labels=index,
+    )
+  )
+
+
+def _mean_of_row(x):
+  return x if x.ndim == 1 else x.mean(axis=1)
+
+
+def _squared_distance(a, b):
+  """Squared: the order is the same, and small differences are kept."""
+  if a.shape != b.shape:
+    raise ValueError(f'Embeddings of different widths: {a.shape}, {b.shape}.')
+  return np.einsum('ge,ge->g', a - b, a - b)
+
+
+def _cosine_distance(a, b):
+  """1 - cosine; 1 where an embedding is all zero."""
+  if a.shape != b.shape:
+    raise ValueError(f'Embeddings of different widths: {a.shape}, {b.shape}.')
+  square = np.einsum('ge,ge->g', a, a) * np.einsum('ge,ge->g', b, b)
+  dot = np.einsum('ge,ge->g', a, b)
+  return 1 - dot / np.sqrt(np.where(square > 0, square, 1))
+
+
+def _log_softmax(logits):
+  shifted = logits - logits.max(axis=1, keepdims=True)
+  return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _softmax(logits):
+  return np.exp(_log_softmax(logits))

@@ -107,9 +107,17 @@ def is_cpu() -> bool:
 
 
 def pmap(
-  fn: Callable, *, in_axes: Any, out_axes: Any, donate: tuple[int, ...] = ()
+  fn: Callable,
+  *,
+  in_axes: Any,
+  out_axes: Any,
+  donate: tuple[int, ...] = (),
+  local: bool = False,
 ) -> Callable:
   """`jax.pmap` over the axis `parallel.AXIS`.
+
+  With `local` the axis has the devices of this process only, and processes
+  need not call in step with each other.
 
   With several virtual CPU devices each call is waited for: XLA:CPU deadlocks
   when collectives of several calls are in flight.
@@ -120,6 +128,7 @@ def pmap(
     in_axes=in_axes,
     out_axes=out_axes,
     donate_argnums=donate,
+    devices=jax.local_devices() if local else None,
   )
   if not (is_cpu() and device_count() > 1):
     return mapped

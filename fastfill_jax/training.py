@@ -108,6 +108,7 @@ def fit(
         numbered, name, total=num_steps, done=start, enabled=main
       ):
         if preemption.requested(step):
+          window.flush(step)
           saver.save(step, state)
           raise Preempted(f'{name} is saved after step {step}.')
         _trace(settings.profile, step - start)
@@ -115,15 +116,16 @@ def fit(
         window.add(step + 1, metrics)
         done = step + 1
         last = done == num_steps
-        if done % settings.log_every == 0 or last:
-          window.flush()
-        if evaluate and (last or (evaluate_every and not done % evaluate_every)):
-          window.flush()
+        if step % settings.log_every == 0:
+          # Of the steps before the one now running: the device never waits.
+          window.flush(step)
+        if evaluate and (last or done % (evaluate_every or num_steps) == 0):
+          window.flush(done)
           scores = evaluate(state)
           logger.write(done, scores)
           saver.save(done, state, scores)
         elif last or done % settings.checkpoint_every == 0:
-          window.flush()
+          window.flush(done)
           saver.save(done, state)
     finally:
       _trace(settings.profile, None)
@@ -137,27 +139,25 @@ class _Window:
   def __init__(self, name: str, logger: progress.Logger):
     self._name = name
     self._logger = logger
-    self._steps: list[int] = []
-    self._metrics: list[Metrics] = []
+    self._metrics: dict[int, Metrics] = {}
 
   def add(self, step: int, metrics: Metrics):
-    self._steps.append(step)
-    self._metrics.append(metrics)
+    self._metrics[step] = metrics
 
-  def flush(self):
-    """Fetches, checks and writes the mean of what was added."""
-    if not self._steps:
+  def flush(self, last: int):
+    """Fetches, checks and writes the mean of the steps up to `last`."""
+    steps = [step for step in self._metrics if step <= last]
+    rows = jax.device_get([self._metrics.pop(step) for step in steps])
+    if not rows:
       return
-    rows = jax.device_get(self._metrics)
-    for step, row in zip(self._steps, rows, strict=True):
+    for step, row in zip(steps, rows, strict=True):
       if not np.isfinite(row['loss']):
         raise FloatingPointError(
           f'{self._name}: the loss of step {step} is {row["loss"]}. The last '
           'checkpoint is of an earlier step; lower the learning rate.'
         )
     mean = {key: np.mean([row[key] for row in rows]) for key in rows[0]}
-    self._logger.write(self._steps[-1], mean)
-    self._steps, self._metrics = [], []
+    self._logger.write(steps[-1], mean)
 
 
 _TRACED = range(10, 15)

@@ -1,0 +1,219 @@
+"""Every key there is, at the values of FastFill's recipe for ImageNet.
+
+Not meant to be run: the other configs import it and change a few lines. Their
+`get_config('debug')` shrinks them to seconds on a CPU, on made-up images of
+the same form (`shrink`).
+
+Keys under `run` change how a run goes, never what comes out; a change of any
+other key makes anew what depends on it.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def get_config() -> ConfigDict:
+  """The base of all configs."""
+  c = ConfigDict()
+  c.name = 'base'
+  # Each seed is a row of results; the table has their mean and deviation.
+  c.seeds = (0,)
+  # True: all seeds align the encoders of the first one. False: every seed
+  # trains its own encoders too.
+  c.share_encoders = True
+  c.stages = ('old', 'new', 'side', 'embed', 'align', 'evaluate', 'report')
+
+  c.data = ConfigDict()
+  c.data.name = 'imagenet2012'  # see data.open_source
+  c.data.options = ConfigDict()  # more of open_source's arguments
+  c.data.train_split = 'train'
+  c.data.gallery_split = 'test'
+  c.data.query_split = ''  # '': the gallery, each query itself left out
+  # Share of train_split kept out of training, for the encoders' accuracy and
+  # their best checkpoint; 0 for none, as in the paper.
+  c.data.validation_fraction = 0.0
+  c.data.in_memory = False  # decode everything once: small images only
+  c.data.mean = IMAGENET_MEAN
+  c.data.std = IMAGENET_STD
+  c.data.train_transform = ConfigDict(
+    {'name': 'random_resized_crop_flip', 'size': 224}
+  )
+  c.data.eval_transform = ConfigDict(
+    {'name': 'resize_center_crop', 'resize': 256, 'size': 224}
+  )
+  # Subgroups of the report: a column of the data set and the values in it that
+  # make the minority; or a CSV file with a group for every class.
+  c.data.group_column = ''
+  c.data.group_file = ''
+  c.data.minority = ()
+
+  c.old = encoder_config()
+  c.old.classes = 0.5  # a share of the classes, or a tuple of their numbers
+  c.old.minority_fraction = 1.0  # of the minority's examples that old sees
+  c.new = encoder_config()
+  c.new.classes = 1.0
+  c.new.minority_fraction = 1.0
+
+  # Side-information: an encoder trained on images alone (SimCLR).
+  c.side = encoder_config()
+  del c.side.head, c.side.label_smoothing
+  c.side.enabled = False
+  c.side.transform = ConfigDict({'name': 'simclr', 'size': 224})
+  c.side.temperature = 0.1
+  c.side.projection_dim = 128
+
+  # The encoders' outputs, computed once and kept on disk.
+  c.embed = ConfigDict()
+  c.embed.views = 8  # augmented views of every training image
+  c.embed.dtype = 'float16'
+  c.embed.batch_size = 1024
+
+  c.align = ConfigDict()
+  c.align.hidden_dim = 2048
+  c.align.label_smoothing = 0.1
+  c.align.batch_size = 1024
+  c.align.num_epochs = 80
+  c.align.warmup_epochs = 5
+  c.align.freeze_batch_norm = 0.5  # from this share of the epochs on
+  c.align.optimizer = ConfigDict(
+    {'name': 'adam', 'learning_rate': 5e-4, 'weight_decay': 2.0**-15}
+  )
+  # The rows of the ablation. A network's loss is l2 and disc by weight, with
+  # an uncertainty per 'example', per 'coordinate' or 'none'; a closed form
+  # ('identity', 'procrustes', 'ridge') needs no training.
+  c.alignments = ConfigDict(
+    {
+      'identity': closed('identity'),
+      'procrustes': closed('procrustes'),
+      'ridge': closed('ridge'),
+      'l2 (FCT)': network(1, 0, 'none'),
+      'disc': network(0, 1, 'none'),
+      'l2+disc': network(1, 1, 'none'),
+      'l2+u': network(1, 0, 'example'),
+      'disc+u': network(0, 1, 'example'),
+      'l2+disc+u (FastFill)': network(1, 1, 'example'),
+      'l2+disc+u/coordinate': network(1, 1, 'coordinate'),
+    }
+  )
+  c.main_alignment = 'l2+disc+u (FastFill)'  # of the report's main figure
+
+  c.evaluate = ConfigDict()
+  c.evaluate.policies = (
+    'random',
+    'sigma',
+    'class_mean_predicted',
+    'prototype',
+    'entropy',
+    'margin',
+    'least_confidence',
+    'class_mean',
+    'distance',
+  )
+  c.evaluate.steps = 20  # cut-offs between 0 and all: 22 in all
+  c.evaluate.distance = 'l2'
+  # Neighbours of the approximate sweep beside the exact one; 0 for none.
+  c.evaluate.approximate_k = 0
+
+  # Published scores in percent: {row: {metric: value}}.
+  c.published = ConfigDict()
+
+  c.run = ConfigDict()
+  c.run.data_dir = config_dict.placeholder(str)
+  c.run.log_every = 50
+  c.run.checkpoint_every = 500
+  c.run.evaluate_every = 5000
+  c.run.num_workers = 0  # data processes; 0: threads of this one
+  c.run.sweep_backend = 'auto'
+  c.run.memory_limit = 2**30  # bytes the sweep may use
+  c.run.profile = ''  # a folder for an XLA trace of a few training steps
+  return c
+
+
+def encoder_config() -> ConfigDict:
+  """The recipe of one encoder."""
+  c = ConfigDict()
+  c.encoder = ConfigDict(
+    {
+      'name': 'resnet50',
+      'embedding_dim': 128,
+      'stem': 'imagenet',
+      'dtype': 'float32',
+    }
+  )
+  c.head = ConfigDict({'name': 'linear'})
+  c.label_smoothing = 0.1
+  c.batch_size = 1024
+  c.num_epochs = 100
+  c.warmup_epochs = 5
+  c.optimizer = ConfigDict(
+    {
+      'name': 'sgd',
+      'learning_rate': 1.024,
+      'momentum': 0.875,
+      'weight_decay': 2.0**-15,
+    }
+  )
+  return c
+
+
+def network(l2: float, disc: float, uncertainty: str) -> ConfigDict:
+  """One subset of FastFill's loss."""
+  return ConfigDict(
+    {
+      'kind': 'network',
+      'l2': float(l2),
+      'disc': float(disc),
+      'uncertainty': uncertainty,
+    }
+  )
+
+
+def closed(kind: str) -> ConfigDict:
+  """An alignment in closed form."""
+  return ConfigDict({'kind': kind})
+
+
+def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
+  """Turns a config into its debug form: all stages in seconds on a CPU.
+
+  Args:
+    c: The config.
+    image_size: Of the made-up images.
+    **options: More of data.sources.Fake's.
+  """
+  c.name = f'{c.name}_debug'
+  c.data.name = 'fake'
+  c.data.options = ConfigDict(
+    {
+      'image_size': image_size,
+      'num_classes': 8,
+      'train_examples': 96,
+      'test_examples': 48,
+      'encoded': True,
+    }
+    | options
+  )
+  for model in (c.old, c.new, c.side):
+    model.batch_size = 32
+    model.num_epochs = 2
+    model.warmup_epochs = 1
+    model.optimizer.learning_rate = 0.01
+    model.encoder = ConfigDict(
+      {
+        'name': 'resnet18',
+        'embedding_dim': 16,
+        'stem': model.encoder.get('stem', 'imagenet'),
+        'width': 4,
+        'dtype': model.encoder.dtype,
+      }
+    )
+  c.embed.views = 2
+  c.embed.batch_size = 16
+  c.align.hidden_dim = 32
+  c.align.batch_size = 32
+  c.align.num_epochs = 2
+  c.align.warmup_epochs = 1
+  c.run.log_every = 1
+  return c

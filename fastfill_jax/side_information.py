@@ -1,0 +1,123 @@
+"""Stage 'side': an encoder trained on images alone, by SimCLR.
+
+Its embedding is stored next to the old one and helps the alignment: the
+side-information of FCT (arXiv 2112.02805) and FastFill (arXiv 2303.04766,
+section 5).
+"""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fastfill_jax import (
+  artifact,
+  data,
+  dataset,
+  encoder,
+  losses,
+  models,
+  parallel,
+  training,
+)
+from fastfill_jax.models import heads
+
+
+def make_step(network, projection, optimizer, normalise, temperature):
+  """One step on the contrastive loss, with negatives from every device.
+
+  Returns:
+    step(state, batch) -> (state, metrics), to be pmapped; batch holds 'image'
+    uint8 [batch, view, height, width, channel], two views.
+  """
+
+  def loss_fn(params, batch_stats, batch):
+    images = normalise(batch['image'])
+    # Both views in one pass, so that BatchNorm sees them together.
+    embedding, updates = network.apply(
+      {'params': params['encoder'], 'batch_stats': batch_stats},
+      jnp.concatenate([images[:, 0], images[:, 1]]),
+      train=True,
+      mutable=['batch_stats'],
+    )
+    projected = projection.apply({'params': params['head']}, embedding)
+    view_a, view_b = jnp.split(projected, 2)
+    loss = losses.nt_xent(view_a, view_b, temperature, parallel.AXIS)
+    metrics = {'loss': jnp.mean(loss)}
+    return metrics['loss'], (metrics, updates.get('batch_stats', {}))
+
+  def step(state, batch):
+    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+      state.params, state.batch_stats, batch
+    )
+    return encoder.update(state, optimizer, grads, metrics, batch_stats)
+
+  return step
+
+
+def make(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  seed: int,
+  preemption: parallel.Preemption,
+) -> artifact.Artifact:
+  """Trains the side-information encoder, unless it is there."""
+  return artifact.make(
+    workdir,
+    f'side/seed{seed}',
+    settings(config, seed),
+    functools.partial(_train, config, seed, preemption),
+  )
+
+
+def settings(config: ConfigDict, seed: int) -> dict:
+  """All that the trained encoder depends on."""
+  return {
+    'model': config.side.to_dict(),
+    'data': dataset.settings(config),
+    'seed': seed,
+  }
+
+
+def _train(config, seed, preemption, directory):
+  model = config.side
+  source = dataset.open_split(config, config.data.train_split)
+  rows, _ = dataset.split_rows(config, source)
+  network = models.make_encoder(axis_name=parallel.AXIS, **model.encoder)
+  projection = heads.Projection(model.projection_dim)
+  optimizer, num_steps = encoder.make_optimizer(model, len(rows))
+  normalise = dataset.normaliser(config)
+  transform = data.make_transform(**model.transform)
+  views = transform(np.random.default_rng(0), dataset.image(source, 0))
+  state = encoder.initialise(
+    network, projection, optimizer, normalise(views), seed
+  )
+  step = parallel.pmap(
+    make_step(network, projection, optimizer, normalise, model.temperature),
+    in_axes=(None, 0),
+    out_axes=None,
+    donate=(0,),
+  )
+
+  def batches(start):
+    return dataset.train_batches(
+      config, source, rows, transform, model.batch_size, seed, start
+    )
+
+  state = training.fit(
+    state,
+    lambda _, state, batch: step(state, batch),
+    batches,
+    num_steps=num_steps,
+    directory=directory,
+    name='side',
+    settings=dataset.loop_settings(config),
+    preemption=preemption,
+  )
+  artifact.save_variables(
+    directory / 'variables.msgpack',
+    {'params': state.params, 'batch_stats': state.batch_stats},
+  )

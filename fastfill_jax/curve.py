@@ -1,0 +1,257 @@
+"""Backfilling curves: the exact sweep over policies and cut-offs.
+
+At a cut-off of c items, the first c of an order are new and the others
+aligned (FastFill, arXiv 2303.04766, section 3). A curve is a metric against
+the cut-offs, its area the policy's score.
+"""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from fastfill_jax import curve_inputs, parallel
+
+BACKENDS = ('auto', 'numba', 'jax')
+METRICS = ('mAP', 'cmc@1', 'cmc@5')
+_RANKS = (1, 5)
+# Sums over queries are integers, in this unit: no block size, thread or
+# process changes them by a bit.
+_UNIT = 2.0**-40
+
+
+def cutoffs(size: int, steps: int = 20) -> np.ndarray:
+  """The numbers of backfilled items at which a curve is measured.
+
+  Args:
+    size: Number of gallery items.
+    steps: Intermediate steps between nothing and everything.
+
+  Returns:
+    floor(i * size / (steps + 1)) for i = 0 .. steps + 1, int64 [steps + 2].
+
+  Raises:
+    ValueError: If size is below 1 or steps below 0.
+  """
+  if size < 1 or steps < 0:
+    raise ValueError(
+      f'size={size} must be at least 1 and steps={steps} at least 0.'
+    )
+  return np.arange(steps + 2) * size // (steps + 1)
+
+
+def area(values: np.ndarray) -> np.ndarray:
+  """The area under curves as the paper takes it: the mean of their points.
+
+  Args:
+    values: [..., cutoff], at evenly spaced cut-offs.
+
+  Returns:
+    [...].
+  """
+  return np.mean(values, axis=-1)
+
+
+def trapezoid(fractions: np.ndarray, values: np.ndarray) -> np.ndarray:
+  """The area under curves by the trapezoid rule, per unit of fraction.
+
+  Args:
+    fractions: Increasing backfilled fractions [cutoff].
+    values: [..., cutoff].
+
+  Returns:
+    [...].
+
+  Raises:
+    ValueError: If the fractions do not increase or do not fit the values.
+  """
+  fractions = np.asarray(fractions, np.float64)
+  values = np.asarray(values)
+  if fractions.ndim != 1 or values.shape[-1:] != fractions.shape:
+    raise ValueError(
+      f'fractions {fractions.shape} and values {values.shape} must end in '
+      'the same axis [cutoff].'
+    )
+  width = np.diff(fractions)
+  if not width.size or width.min() <= 0:
+    raise ValueError(
+      f'fractions must be at least two, increasing; got {fractions}.'
+    )
+  middle = (values[..., 1:] + values[..., :-1]) / 2
+  return (middle * width).sum(axis=-1) / width.sum()
+
+
+def sweep(
+  query: Any,
+  aligned: Any,
+  new: Any,
+  query_labels: np.ndarray,
+  gallery_labels: np.ndarray,
+  orders: np.ndarray,
+  cutoffs: np.ndarray,
+  *,
+  distance: str = 'l2',
+  query_ids: np.ndarray | None = None,
+  gallery_ids: np.ndarray | None = None,
+  backend: str = 'auto',
+  per_query: bool = False,
+  memory_limit: int = 2**30,
+  all_processes: bool = False,
+) -> dict[str, Any]:
+  """Exact metrics of every order at every cut-off, in one pass.
+
+  An item is relevant if it has the query's label. Average precision is
+  tie-aware as in `metrics.average_precision`, CMC as in `metrics.cmc`; the
+  scores are float32 (`curve_inputs.Problem` says how equality is meant).
+  Queries without a relevant item are left out of every mean.
+
+  Args:
+    query: New embeddings of the queries [query, embedding].
+    aligned: Aligned embeddings of the gallery [gallery, embedding].
+    new: New embeddings of the gallery [gallery, embedding]. These three may
+      be array-likes on disk with `shape`, `dtype`, `len`, slices and integer
+      arrays of rows (np.memmap, embeddings.ShardedArray): they are read in
+      slices. Anything but float32 is rounded to it.
+    query_labels: Integers or strings [query].
+    gallery_labels: Integers or strings [gallery].
+    orders: Permutations, first to be backfilled first, int [policy, gallery].
+    cutoffs: Numbers of backfilled items, 0 .. gallery, int [cutoff].
+    distance: 'l2' or 'cosine'.
+    query_ids: Integers or strings [query].
+    gallery_ids: Integers or strings [gallery]. Gallery items with the query's
+      id are left out; without ids none are.
+    backend: 'numba' (compiled for CPUs), 'jax' (any device) or 'auto', which
+      takes numba where JAX would run on a CPU.
+    per_query: Whether to return the metrics of every query.
+    memory_limit: Bytes of working memory, the arguments and results apart.
+    all_processes: Whether every process makes this same call, counts its
+      share of the queries and returns the same whole; per-query results are
+      NaN for the others' shares.
+
+  Returns:
+    For m of 'mAP', 'cmc@1', 'cmc@5':
+      m: mean over queries, float64 [policy, cutoff].
+      'standard_error'[m]: of that mean, float64 [policy, cutoff].
+      'area_standard_error'[m]: of its plain mean over the cut-offs, float64
+        [policy]; the cut-offs of one query vary together.
+      'per_query'[m]: if asked, float32 [policy, cutoff, query], NaN for
+        queries without a relevant item.
+    'num_queries': how many queries count.
+
+  Raises:
+    ValueError: If an argument does not fit, before anything is computed.
+  """
+  curve_inputs.check_choice('backend', backend, BACKENDS)
+  cutoffs = _check_cutoffs(cutoffs, len(aligned))
+  distinct, inverse = np.unique(cutoffs, return_inverse=True)
+  problem = curve_inputs.prepare(
+    query,
+    aligned,
+    new,
+    query_labels,
+    gallery_labels,
+    orders,
+    distinct,
+    distance=distance,
+    query_ids=query_ids,
+    gallery_ids=gallery_ids,
+  )
+  shape = len(problem.buckets), len(cutoffs)
+  totals = _Totals(shape, inverse, len(query) if per_query else 0)
+  if backend == 'auto':
+    backend = 'numba' if parallel.is_cpu() else 'jax'
+  share = slice(None)
+  if all_processes:
+    share = slice(parallel.process_index(), None, parallel.process_count())
+  if backend == 'numba':
+    from fastfill_jax import curve_numba as counter
+  else:
+    from fastfill_jax import curve_jax as counter
+  counter.run(problem, share, memory_limit, totals.add)
+  if all_processes:
+    totals.gather()
+  return totals.result()
+
+
+def _check_cutoffs(cutoffs, size: int) -> np.ndarray:
+  cutoffs = np.asarray(cutoffs)
+  if cutoffs.ndim != 1 or not cutoffs.size:
+    raise ValueError(f'cutoffs must be [cutoff], got shape {cutoffs.shape}.')
+  if cutoffs.dtype.kind not in 'iu':
+    raise ValueError(
+      f'cutoffs count items, so they are integers; got {cutoffs.dtype}.'
+    )
+  outside = cutoffs[(cutoffs < 0) | (cutoffs > size)]
+  if outside.size:
+    raise ValueError(f'cutoffs holds {outside[0]}, not in [0, {size}].')
+  return cutoffs
+
+
+class _Totals:
+  """Sums over queries of the metrics, their squares, and the areas."""
+
+  def __init__(self, shape, inverse, queries):
+    self._inverse = inverse
+    self._count = np.zeros((), np.int64)
+    self._points = np.zeros((len(METRICS), 2, *shape), np.int64)
+    self._areas = np.zeros((len(METRICS), 2, shape[0]), np.int64)
+    self._per_query = None
+    if queries:
+      self._per_query = np.full((len(METRICS), *shape, queries), np.nan, 'f4')
+    self._lock = threading.Lock()
+
+  def add(self, queries, average_precision, closer):
+    """Adds a block of queries; threads may call it at once.
+
+    Args:
+      queries: Their numbers [block].
+      average_precision: float64 [policy, cutoff, block].
+      closer: Irrelevant items at least as close as the closest relevant one,
+        int [policy, cutoff, block].
+    """
+    values = [average_precision, *(closer < k for k in _RANKS)]
+    for metric, value in enumerate(values):
+      value = value[:, self._inverse].astype(np.float64)
+      points = _sums(value)
+      areas = _sums(value.mean(axis=1))
+      with self._lock:
+        self._points[metric] += points
+        self._areas[metric] += areas
+      if self._per_query is not None:
+        self._per_query[metric][..., queries] = value
+    with self._lock:
+      self._count += len(queries)
+
+  def gather(self):
+    """Adds up the shares of all processes."""
+    self._count = parallel.gather(self._count).sum(axis=0)
+    self._points = parallel.gather(self._points).sum(axis=0)
+    self._areas = parallel.gather(self._areas).sum(axis=0)
+
+  def result(self) -> dict[str, Any]:
+    count = int(self._count)
+    result = {}
+    errors, area_errors = {}, {}
+    for metric, name in enumerate(METRICS):
+      result[name], errors[name] = _moments(self._points[metric], count)
+      _, area_errors[name] = _moments(self._areas[metric], count)
+    result['standard_error'] = errors
+    result['area_standard_error'] = area_errors
+    if self._per_query is not None:
+      result['per_query'] = dict(zip(METRICS, self._per_query, strict=True))
+    result['num_queries'] = count
+    return result
+
+
+def _sums(values):
+  """Sums values in [0, 1] and their squares over the last axis, in _UNITs."""
+  powers = np.stack([values, values**2])
+  return np.rint(powers / _UNIT).astype(np.int64).sum(axis=-1)
+
+
+def _moments(sums, count):
+  """Returns the mean and its standard error; NaN from a single query."""
+  mean, square = sums * _UNIT / count
+  variance = np.maximum(square - mean**2, 0)
+  error = np.sqrt(variance / (count - 1)) if count > 1 else mean * np.nan
+  return mean, error

@@ -1,0 +1,356 @@
+"""The exact sweep's counting step, compiled for CPUs.
+
+Each gallery item has two scores for a query: aligned until its turn, new
+afterwards. Both are ranked once among the scores of the query's relevant items
+(the thresholds), whatever the policy. An item whose two ranks agree is the
+same at every cut-off and under every policy; only the others are visited again
+for each policy, at the cut-off that backfills them. Nothing is ever sorted but
+the thresholds.
+"""
+
+import concurrent.futures
+import queue
+
+import numba
+import numpy as np
+import threadpoolctl
+
+from fastfill_jax import curve_inputs
+
+_QUERIES = 64  # Of one thread at a time.
+
+_TILE = 2048  # Scores ranked at a time: their cells stay in the L1 cache.
+_STEEP = 1e30  # Cells per unit of score that separate any two float32 scores.
+_jit = numba.njit(nogil=True, cache=True)
+
+
+@_jit
+def _cells(scores, low, steepness, last, cells):
+  """Writes each score's cell: a non-decreasing function of the score."""
+  zero, one = np.float32(0), np.float32(1)
+  last = np.float32(last)
+  for j in range(scores.size):
+    cell = (scores[j] - low) * steepness + one
+    cell = cell if cell > zero else zero
+    cell = cell if cell < last else last
+    cells[j] = np.int32(cell)
+
+
+@_jit
+def _rank(score, cell, first, thresholds):
+  """Returns how many thresholds lie at or below a score."""
+  low, high = first[cell], first[cell + 1]
+  while low < high:
+    middle = (low + high) // 2
+    if thresholds[middle] <= score:
+      low = middle + 1
+    else:
+      high = middle
+  return low
+
+
+@_jit
+def _thresholds(scores):
+  """Sorts scores; returns the order, each one's threshold, the thresholds."""
+  order = np.argsort(scores)
+  group = np.empty(scores.size, np.int32)
+  thresholds = np.empty(scores.size, np.float32)
+  size = 0
+  for i in order:
+    if size == 0 or scores[i] != thresholds[size - 1]:
+      thresholds[size] = scores[i]
+      size += 1
+    group[i] = size - 1
+  return order, group, thresholds[:size]
+
+
+@_jit
+def _table(thresholds, cells):
+  """Cuts the score range into cells.
+
+  Returns:
+    The lowest threshold, cells per unit of score, the number of thresholds
+    below each cell, and the same with -1 for the cells that hold a threshold.
+  """
+  size = thresholds.size
+  low = thresholds[0]
+  steepness = np.float32(_STEEP)
+  spread = thresholds[size - 1] - low
+  if spread > 0:
+    steepness = np.float32(min(np.float64(cells) / spread, _STEEP))
+  last = cells + 1
+  homes = np.empty(size, np.int32)
+  _cells(thresholds, low, steepness, last, homes)
+  first = np.zeros(last + 2, np.int32)
+  for home in homes:
+    first[home + 1] += 1
+  for cell in range(last + 1):
+    first[cell + 1] += first[cell]
+  ranks = first[:-1].copy()
+  ranks[homes] = -1
+  return low, steepness, first, ranks
+
+
+@_jit
+def _count(aligned, new, thresholds, base, items, before, after):
+  """Ranks every item among the thresholds in both states.
+
+  Args:
+    aligned: float32 scores [gallery].
+    new: float32 scores [gallery].
+    thresholds: increasing float32 [threshold].
+    base: zeros [threshold + 1]; filled with the number of items of each rank
+      in the aligned state, rank 0 left out.
+    items: filled with the items whose rank changes when they are backfilled.
+    before: filled with those items' ranks in the aligned state.
+    after: filled with those items' ranks in the new state.
+
+  Returns:
+    How many items change their rank.
+  """
+  cells = 1024
+  while cells < 16 * thresholds.size and cells < 32768:
+    cells *= 2
+  low, steepness, first, ranks = _table(thresholds, cells)
+  histogram = np.zeros(cells + 2, np.int32)
+  cells_aligned = np.empty(_TILE, np.uint16)
+  cells_new = np.empty(_TILE, np.uint16)
+  moved = 0
+  for start in range(0, aligned.size, _TILE):
+    stop = min(start + _TILE, aligned.size)
+    _cells(aligned[start:stop], low, steepness, cells + 1, cells_aligned)
+    _cells(new[start:stop], low, steepness, cells + 1, cells_new)
+    hard = moved
+    for j in range(stop - start):
+      cell_aligned, cell_new = cells_aligned[j], cells_new[j]
+      histogram[cell_aligned] += 1
+      rank = ranks[cell_aligned]
+      items[hard] = start + j
+      hard += (rank != ranks[cell_new]) | (rank < 0)
+    for i in range(moved, hard):
+      j = items[i]
+      cell = cells_aligned[j - start]
+      rank = _rank(aligned[j], cell, first, thresholds)
+      if ranks[cell] < 0:
+        base[rank] += 1
+      items[moved], before[moved] = j, rank
+      cell = cells_new[j - start]
+      after[moved] = _rank(new[j], cell, first, thresholds)
+      moved += rank != after[moved]
+  for cell in range(cells + 2):
+    if ranks[cell] > 0:
+      base[ranks[cell]] += histogram[cell]
+  return moved
+
+
+@_jit
+def _walk(base, changes, order, group, turns, precision, closest):
+  """Walks the thresholds from the closest to the farthest.
+
+  Args:
+    base: items of each rank before these cut-offs [threshold + 1].
+    changes: items that gain or lose a rank, [threshold + 1, cutoff].
+    order: positive scores from low to high [2 * positive].
+    group: threshold of each positive score [2 * positive].
+    turns: cut-off that backfills each positive [positive].
+    precision: sum of precisions over the positives [cutoff], added to.
+    closest: irrelevant items at least as close as the closest relevant one
+      [cutoff], lowered.
+  """
+  cutoffs = changes.shape[1]
+  positives = turns.size
+  gained = np.zeros(cutoffs, np.int32)
+  everyone = np.empty(cutoffs, np.int32)
+  relevant = np.zeros(cutoffs, np.int32)
+  standing = 0
+  end = order.size
+  while end > 0:
+    threshold = group[order[end - 1]]
+    begin = end
+    while begin > 0 and group[order[begin - 1]] == threshold:
+      begin -= 1
+    standing += base[threshold + 1]
+    for c in range(cutoffs):
+      gained[c] += changes[threshold + 1, c]
+    total = standing
+    for c in range(cutoffs):
+      total += gained[c]
+      everyone[c] = total
+    for i in range(begin, end):
+      low, high = _active(order[i], turns, positives, cutoffs)
+      for c in range(low, high):
+        relevant[c] += 1
+    for i in range(begin, end):
+      low, high = _active(order[i], turns, positives, cutoffs)
+      for c in range(low, high):
+        precision[c] += relevant[c] / everyone[c]
+        closest[c] = min(closest[c], everyone[c] - relevant[c])
+    end = begin
+
+
+@_jit
+def _active(positive, turns, positives, cutoffs):
+  """Returns the range of cut-offs at which a positive has this score."""
+  if positive < positives:
+    return 0, min(max(turns[positive], 0), cutoffs)
+  return min(max(turns[positive - positives], 0), cutoffs), cutoffs
+
+
+@_jit
+def _block(scores, scale, shift, members, spans, buckets, cells, out):
+  """Counts for a block of queries.
+
+  Args:
+    scores: Dot products float32 [query, 2 * gallery], -inf for the items left
+      out; overwritten.
+    scale: float32 [2 * gallery].
+    shift: float32 [2 * gallery].
+    members: Gallery items by label.
+    spans: Where each query's label lies in `members`, [query, 2].
+    buckets: First cut-off at which an item is new, [policy, gallery].
+    cells: Numbers a table [threshold, cutoff] may have.
+    out: Average precision and the number of irrelevant items at least as
+      close as the closest relevant one, filled, [policy, cutoff, query].
+  """
+  average_precision, closer = out
+  policies, cutoffs, queries = closer.shape
+  size = buckets.shape[1]
+  items = np.empty(size + 1, np.int32)
+  before = np.empty(size + 1, np.int32)
+  after = np.empty(size + 1, np.int32)
+  for query in range(queries):
+    for column in range(2 * size):
+      product = scores[query, column]
+      scores[query, column] = product * scale[column] + shift[column]
+    aligned, new = scores[query, :size], scores[query, size:]
+    positives = members[spans[query, 0] : spans[query, 1]]
+    positives = positives[aligned[positives] != -np.inf]
+    order, group, thresholds = _thresholds(
+      np.concatenate((aligned[positives], new[positives]))
+    )
+    base = np.zeros(thresholds.size + 1, np.int32)
+    moved = _count(aligned, new, thresholds, base, items, before, after)
+    chunk = min(cutoffs, max(1, cells // base.size))
+    for policy in range(policies):
+      standing = base.copy()
+      for start in range(0, cutoffs, chunk):
+        width = min(chunk, cutoffs - start)
+        changes = np.zeros((base.size, width), np.int32)
+        for i in range(moved):
+          turn = buckets[policy, items[i]] - start
+          if 0 <= turn < width:
+            changes[before[i], turn] -= 1
+            changes[after[i], turn] += 1
+        turns = buckets[policy][positives] - start
+        precision = np.zeros(width)
+        closest = np.full(width, size, np.int32)
+        _walk(standing, changes, order, group, turns, precision, closest)
+        for c in range(width):
+          place = policy, start + c, query
+          average_precision[place] = precision[c] / positives.size
+          closer[place] = closest[c]
+        if start + width < cutoffs:
+          for rank in range(base.size):
+            standing[rank] += changes[rank].sum()
+
+
+def run(problem, share, memory_limit, add):
+  """Counts a share of the queries and hands block after block to `add`.
+
+  Args:
+    problem: A `curve_inputs.Problem`.
+    share: Slice of `problem.queries`.
+    memory_limit: Bytes of working memory.
+    add: Function of queries [block], average precision and the number of
+      irrelevant items before the closest relevant one, [policy, cutoff, block].
+
+  Raises:
+    ValueError: If the memory does not hold one query's scores.
+  """
+  plan = _Plan(problem, memory_limit)
+  queries = problem.queries[share]
+  blocks = range(0, len(queries), plan.block)
+  buffers = queue.SimpleQueue()
+  for _ in range(plan.workers):
+    buffers.put(np.empty((plan.block, 2 * problem.gallery_size), np.float32))
+
+  def work(start):
+    buffer = buffers.get()
+    try:
+      rows = np.sort(queries[start : start + plan.block])
+      scores = _products(problem, rows, plan.rows, buffer[: len(rows)])
+      shape = len(problem.buckets), problem.num_cutoffs, len(rows)
+      out = np.empty(shape), np.empty(shape, np.int32)
+      _block(
+        scores,
+        problem.scale,
+        problem.shift,
+        problem.members,
+        problem.member_spans[rows],
+        problem.buckets,
+        plan.cells,
+        out,
+      )
+    finally:
+      buffers.put(buffer)
+    add(rows, *out)
+
+  # One query block per thread and single-threaded products: the scores stay
+  # in the core's own cache, and nobody waits for the slowest.
+  with (
+    threadpoolctl.threadpool_limits(1, 'blas'),
+    concurrent.futures.ThreadPoolExecutor(plan.workers) as executor,
+  ):
+    for _ in executor.map(work, blocks):
+      pass
+
+
+class _Plan:
+  """How the memory is shared out.
+
+  Attributes:
+    workers: Threads.
+    block: Queries of one thread at a time.
+    rows: Gallery rows read at a time.
+    cells: Numbers in a thread's table [threshold, cutoff].
+  """
+
+  def __init__(self, problem, memory_limit):
+    size = problem.gallery_size
+    policies, cutoffs = len(problem.buckets), problem.num_cutoffs
+    width = 4 * problem.query.shape[1]
+    # Bytes: per query its scores, its row and what `add` makes of it; per
+    # thread three lists of items, and a row of the table as 4-byte counts.
+    query = 8 * size + width + 64 * policies * cutoffs
+    thread = 12 * size + 24 * (2 * int(problem.positives[0]) + 1)
+    least = query + thread + 4 * width
+    if memory_limit < least:
+      raise ValueError(
+        f'memory_limit={memory_limit} does not hold the scores of one query '
+        f'against {size} items: give at least {least} bytes.'
+      )
+    self.workers = int(
+      min(numba.config.NUMBA_NUM_THREADS, memory_limit // least)
+    )
+    share = memory_limit // self.workers - thread
+    self.block = int(min(max(1, share // 2 // query), _QUERIES))
+    rest = share - self.block * query
+    self.rows = int(min(max(1, rest // 2 // width), size))
+    self.cells = max(1, rest // 2 // 4)
+
+
+def _products(problem, queries, rows, out):
+  """Fills `out` [query, 2 * gallery] with the dot products."""
+  query = curve_inputs.float32(problem.query, queries)
+  size = problem.gallery_size
+  for state, array in enumerate(problem.states):
+    for start in range(0, size, rows):
+      part = curve_inputs.float32(array, slice(start, start + rows))
+      begin = state * size + start
+      np.matmul(query, part.T, out=out[:, begin : begin + len(part)])
+  out[:, problem.copies] = out[:, problem.originals]
+  for query, (begin, end) in enumerate(problem.twin_spans[queries]):
+    twins = problem.twins[begin:end]
+    out[query, twins] = -np.inf
+    out[query, twins + size] = -np.inf
+  return out

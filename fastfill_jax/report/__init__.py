@@ -9,6 +9,7 @@ import rich.table
 
 from fastfill_jax.report import (
   document,
+  drawing,
   groups,
   plots,
   result,
@@ -69,7 +70,7 @@ def write(
   }
   figures = {name: drawn for name, drawn in figures.items() if drawn}
   for name, drawn in figures.items():
-    plots.save(drawn, directory, name)
+    drawing.save(drawn, directory, name)
   texts = {
     'config.json': json.dumps(settings, indent=2) + '\n',
     'versions.json': json.dumps(versions, indent=2) + '\n',

@@ -58,7 +58,7 @@ def markdown(
     '## Ablation',
     tables.markdown(tables.ablation(results, published)),
     _legend(results, table),
-    _published(published, table),
+    _published(published),
     '## Sigma and random',
     _checks(table),
   ]
@@ -122,9 +122,10 @@ def _legend(results: Sequence[result.Result], table: pd.DataFrame) -> str:
     for name, mark in result.MARKS.items()
     if name in used
   ]
-  fair = 'Bold is the best of the policies that read neither labels, nor '
-  fair += 'queries, nor new embeddings.'
-  lines.append(' '.join([fair, *(f'{mark}.' for mark in marks)]))
+  lines.append(
+    'Bold is the best of the policies that read neither labels, nor queries, '
+    f'nor new embeddings. {" ".join(f"{mark}." for mark in marks)}'.strip()
+  )
   reads = table.drop_duplicates('policy')[['policy', 'reads']]
   lines.append(
     'What each policy reads: '
@@ -137,25 +138,15 @@ def _legend(results: Sequence[result.Result], table: pd.DataFrame) -> str:
   return '\n\n'.join(lines)
 
 
-def _published(published: tables.Published, table: pd.DataFrame) -> str:
-  """Sources of published numbers, and those of rows we do not have."""
+def _published(published: tables.Published) -> str:
+  """Published numbers and their sources, those of rows we lack included."""
   if not published:
     return ''
-  ours = {
-    'old/old',
-    'new/old',
-    'new/new',
-    *map(tables.row_name, table.itertuples()),
-  }
-  lines = []
+  lines = ['Published numbers in %, as mAP / CMC@1 / CMC@5:\n']
   for name, scores in published.items():
     source = scores.get('source', 'no source given')
-    where = '' if name in ours else f' {tables.printed(scores)}'
-    lines.append(f'- {name}:{where} {source}')
-  return (
-    'Published (mAP / CMC@1 / CMC@5 where there is no row of ours):\n\n'
-    + '\n'.join(lines)
-  )
+    lines.append(f'- {name}: {tables.printed(scores)} ({source})')
+  return '\n'.join(lines)
 
 
 def _checks(table: pd.DataFrame) -> str:

@@ -1,9 +1,6 @@
-"""Figures for a paper's column: one function each, returning a figure.
+"""The figures: one function each, for a paper's column or page."""
 
-matplotlib is imported on first use, and without pyplot: nothing global.
-"""
-
-import contextlib
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,59 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from fastfill_jax import progress
-from fastfill_jax.report import groups, result, summary
+from fastfill_jax.report import drawing, groups, result, summary
 
 if TYPE_CHECKING:
-  import matplotlib.axes
   import matplotlib.figure
 
-COLUMN, PAGE = 3.4, 6.9  # widths in inches
-# Okabe and Ito's colours, told apart by the colour-blind too.
-GREY, VERMILION, BLUE = '#777777', '#D55E00', '#0072B2'
-CYCLE = (BLUE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-FRACTION = 'gallery backfilled (%)'
-STYLE = {
-  'font.size': 8,
-  'axes.titlesize': 8,
-  'axes.labelsize': 8,
-  'legend.fontsize': 7,
-  'xtick.labelsize': 7,
-  'ytick.labelsize': 7,
-  'axes.spines.top': False,
-  'axes.spines.right': False,
-  'axes.linewidth': 0.6,
-  'xtick.major.width': 0.6,
-  'ytick.major.width': 0.6,
-  'lines.linewidth': 1.2,
-  'legend.frameon': False,
-  'legend.handlelength': 1.6,
-  'svg.hashsalt': 'fastfill',  # the same figure gives the same file
-}
-
-
-def save(
-  figure: 'matplotlib.figure.Figure', directory: pathlib.Path, name: str
-) -> None:
-  """Writes a figure as PNG and SVG.
-
-  Args:
-    figure: What to write.
-    directory: Where to.
-    name: File name without its ending.
-  """
-  with style():
-    figure.savefig(directory / f'{name}.png', dpi=250)
-    figure.savefig(directory / f'{name}.svg', metadata={'Date': None})
-
-
-@contextlib.contextmanager
-def style():
-  """Sets fonts and lines while a figure is made."""
-  import matplotlib
-
-  with matplotlib.rc_context(STYLE):
-    yield
+_FRACTION = 'gallery backfilled (%)'
+_REFERENCES = ['old/old', 'new/new']
 
 
 def curves(
@@ -83,47 +34,44 @@ def curves(
     The figure, for a paper's column.
   """
   mine = [one for one in results if one.alignment == alignment]
-  table = summary.summarise(mine)
-  shown = main_policies(table)
   first = mine[0]
   x = 100 * np.asarray(first.fractions)
-  rows = {policy: first.policies.index(policy) for policy in shown}
-  values = {
-    policy: 100 * np.stack([one.curves['mAP'][i] for one in mine])
-    for policy, i in rows.items()
-  }
-  gains = summary.RANDOM in values and len(values) > 1
-  with style():
-    figure = _figure(COLUMN, 3.9 if gains else 2.6)
+  table = summary.summarise(mine)
+  areas = dict(zip(table.policy, 100 * table['mAP'], strict=True))
+  shown = sorted(main_policies(table), key=areas.get, reverse=True)
+  base = _stack(mine, summary.RANDOM) if summary.RANDOM in shown else None
+  rows = 1 + (base is not None and len(shown) > 1)
+  with drawing.style():
+    figure = drawing.figure(drawing.COLUMN, 1.3 * (1 + rows))
+    heights = (3, 2)[:rows]
     axes = figure.subplots(
-      1 + gains,
-      sharex=True,
-      squeeze=False,
-      height_ratios=(2, 1) if gains else None,
+      rows, sharex=True, squeeze=False, height_ratios=heights
     )[:, 0]
-    areas = dict(zip(table.policy, 100 * table['mAP'], strict=True))
-    for policy in sorted(values, key=areas.get, reverse=True):
-      look = _look(policy, first.policies, first.reads[policy])
-      error = 100 * first.standard_error['mAP'][rows[policy]]
+    for policy in shown:
+      i = first.policies.index(policy)
+      look = drawing.look(policy, first.reads[policy])
+      y = _stack(mine, policy)
+      error = 100 * first.standard_error['mAP'][i]
       label = f'{policy}  {areas[policy]:.1f}'
-      _line(axes[0], x, values[policy], error, label, **look)
-      if gains and policy != summary.RANDOM:
-        gain = values[policy] - values[summary.RANDOM]
-        _line(axes[1], x, gain, None, policy, **look)
-    _reference_lines(axes[0], summary.references(results))
+      drawing.line(axes[0], x, y, error, label, **look)
+      if rows > 1 and policy != summary.RANDOM:
+        drawing.line(axes[1], x, y - base, None, policy, **look)
+    drawing.reference_lines(
+      axes[0], summary.references(results)['mAP'][_REFERENCES]
+    )
     axes[0].set_ylabel('mAP (%)')
     axes[0].legend(title='area', alignment='left', loc='lower right')
-    if gains:
-      axes[1].axhline(0, color=GREY, linewidth=1)
+    if rows > 1:
+      axes[1].axhline(0, color=drawing.GREY, linewidth=1)
       axes[1].set_ylabel('mAP over\nrandom (points)')
-    axes[-1].set_xlabel(FRACTION)
-    axes[-1].set_xlim(0, 100)
+    axes[-1].set(xlabel=_FRACTION, xlim=(0, 100))
+    figure.align_ylabels()
   return figure
 
 
 def alignments(
   results: Sequence[result.Result], most: int = 7
-) -> 'matplotlib.figure.Figure':
+) -> 'matplotlib.figure.Figure | None':
   """Each alignment under its best comparable policy.
 
   Args:
@@ -131,36 +79,44 @@ def alignments(
     most: Alignments drawn at most; the best ones.
 
   Returns:
-    The figure, for a paper's column.
+    The figure, for a paper's column; None if no policy is comparable.
   """
   best = summary.best_policies(summary.summarise(results)).head(most)
-  with style():
-    figure = _figure(COLUMN, 2.8)
+  if best.empty:
+    return None
+  with drawing.style():
+    figure = drawing.figure(drawing.COLUMN, 2.8)
     axes = figure.subplots()
+    colors = (drawing.VERMILION, *drawing.CYCLE)
     for i, row in enumerate(best.itertuples()):
       mine = [one for one in results if one.alignment == row.alignment]
-      j = mine[0].policies.index(row.policy)
-      y = 100 * np.stack([one.curves['mAP'][j] for one in mine])
-      error = 100 * mine[0].standard_error['mAP'][j]
-      x = 100 * np.asarray(mine[0].fractions)
-      color = (VERMILION, *CYCLE)[i % (1 + len(CYCLE))]
-      label = f'{row.alignment}, {row.policy}  {100 * row.mAP:.1f}'
-      _line(axes, x, y, error, label, color=color)
-    _reference_lines(axes, summary.references(results))
+      first = mine[0]
+      j = first.policies.index(row.policy)
+      drawing.line(
+        axes,
+        100 * np.asarray(first.fractions),
+        _stack(mine, row.policy),
+        100 * first.standard_error['mAP'][j],
+        f'{row.alignment}, {row.policy}  {100 * row.mAP:.1f}',
+        color=colors[i % len(colors)],
+      )
+    drawing.reference_lines(
+      axes, summary.references(results)['mAP'][_REFERENCES]
+    )
     axes.legend(title='area', alignment='left', loc='lower right')
-    axes.set(xlabel=FRACTION, ylabel='mAP (%)', xlim=(0, 100))
+    axes.set(xlabel=_FRACTION, ylabel='mAP (%)', xlim=(0, 100))
   return figure
 
 
 def uncertainty(
   results: Sequence[result.Result], alignment: str
 ) -> 'matplotlib.figure.Figure | None':
-  """Predicted uncertainty against true error, one item of a gallery each.
+  """Predicted uncertainty against true error, item by item.
 
   Args:
     results: All seeds and alignments.
-    alignment: The one to draw: its first seed. Ranks are correlated within
-      each seed.
+    alignment: The one to draw, in its first seed. Ranks are correlated within
+      every seed, since seeds differ in scale.
 
   Returns:
     The figure, for a paper's column; None if the alignment predicts nothing.
@@ -172,33 +128,43 @@ def uncertainty(
   ]
   if not mine:
     return None
-  correlation = np.array([summary.rank_correlation(one) for one in mine])
+  correlations = np.array([summary.rank_correlation(one) for one in mine])
+  text = f'{alignment}: rank correlation {correlations.mean():.2f}'
+  if len(mine) > 1:
+    text += f' ± {correlations.std(ddof=1):.2f} ({len(mine)} seeds)'
   x = np.asarray(mine[0].uncertainty, np.float64)
   y = np.asarray(mine[0].error, np.float64)
-  # Ten bins of equal count, and the medians of each: the trend.
+  y = np.maximum(y, y[y > 0].min(initial=1.0))  # an error of 0 has no logarithm
   bins = np.array_split(np.argsort(x, kind='stable'), min(10, x.size))
-  text = f'rank correlation {correlation.mean():.2f}'
-  if len(mine) > 1:
-    text += f' ± {correlation.std(ddof=1):.2f} ({len(mine)} seeds)'
-  with style():
-    figure = _figure(COLUMN, 2.5)
+  with drawing.style():
+    figure = drawing.figure(drawing.COLUMN, 2.5)
     axes = figure.subplots()
-    y = np.maximum(y, y[y > 0].min(initial=1.0))  # for the logarithm
-    counts = axes.hexbin(
-      *(x, y), yscale='log', gridsize=32, mincnt=1, cmap='Blues', bins='log'
+    cells = axes.hexbin(
+      x,
+      y,
+      yscale='log',
+      bins='log',
+      gridsize=32,
+      mincnt=1,
+      cmap=drawing.blues(),
+      linewidths=0.1,
     )
-    counts.set_rasterized(True)
+    cells.set_rasterized(True)
     axes.plot(
-      [np.median(x[b]) for b in bins],
-      [np.median(y[b]) for b in bins],
-      *('o-',),
-      **{'color': VERMILION, 'markersize': 3, 'label': 'median of each tenth'},
+      [np.median(x[items]) for items in bins],
+      [np.median(y[items]) for items in bins],
+      marker='o',
+      markersize=3,
+      color=drawing.VERMILION,
+      label='median of each tenth',
     )
-    axes.set_xlabel(f'predicted log-variance ({alignment})')
-    axes.set_ylabel('squared error')
-    axes.set_title(text, loc='left')
+    axes.set(
+      xlabel='uncertainty (predicted log-variance)',
+      ylabel='squared error of the embedding',
+      title=text,
+    )
     axes.legend(loc='lower right')
-    figure.colorbar(counts, label='items', pad=0.02)
+    figure.colorbar(cells, label='items', pad=0.02)
   return figure
 
 
@@ -209,44 +175,44 @@ def training(
 
   Args:
     paths: Path of metrics.jsonl by name; 'group/run' puts runs of one group,
-      such as its seeds, in one panel.
+      such as its seeds, in one panel. Each metric whose name ends in 'loss'
+      is a colour.
 
   Returns:
     The figure, for a paper's page; None if no file holds a loss.
   """
   panels: dict[str, list[pd.DataFrame]] = {}
   for name, path in paths.items():
-    frame = progress.read(path)
-    losses = [c for c in frame if c.rsplit('/', 1)[-1] == 'loss']
-    if losses and frame[losses].notna().any(axis=None):
-      group = name.rsplit('/', 1)[0]
-      panels.setdefault(group, []).append(frame[['step', *losses]])
+    frame = _losses(path)
+    if frame.shape[1] > 1:
+      panels.setdefault(name.rsplit('/', 1)[0], []).append(frame)
   if not panels:
     return None
   columns = min(3, len(panels))
   rows = -(-len(panels) // columns)
-  with style():
-    figure = _figure(PAGE if columns > 1 else COLUMN, 0.4 + 1.5 * rows)
+  width = drawing.COLUMN if columns == 1 else drawing.PAGE
+  with drawing.style():
+    figure = drawing.figure(width, 0.4 + 1.5 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (group, runs) in zip(grid, panels.items(), strict=False):
-      for frame in runs:
-        for color, name in zip(CYCLE, frame.columns[1:], strict=False):
-          points = frame[['step', name]].dropna()
+      names = dict.fromkeys(name for run in runs for name in run.columns[1:])
+      colors = dict(zip(names, drawing.CYCLE, strict=False))
+      for run in runs:
+        for name, color in colors.items():
+          points = run[['step', name]].dropna() if name in run else run[:0]
           axes.plot(
-            points['step'], points[name], color=color, alpha=0.7, linewidth=0.8
+            points['step'], points.iloc[:, -1], color=color, linewidth=0.8
           )
-      names = [name for name in runs[0].columns[1:] if name != 'loss']
-      for i, name in enumerate(names):
-        axes.text(
-          *(0.97, 0.95 - 0.12 * i, name),
-          color=CYCLE[list(runs[0].columns[1:]).index(name)],
-          **{'ha': 'right', 'va': 'top', 'transform': axes.transAxes},
-        )
-      axes.set_title(group, loc='left')
+      if len(colors) > 1:
+        for i, (name, color) in enumerate(colors.items()):
+          x, y = 0.97, 0.97 - 0.12 * i
+          look = {'color': color, 'ha': 'right', 'va': 'top', 'fontsize': 7}
+          axes.text(x, y, name, transform=axes.transAxes, **look)
+      axes.set_title(group)
     for axes in grid[len(panels) :]:
       axes.set_axis_off()
-    figure.supxlabel('step', fontsize=8)
-    figure.supylabel('loss', fontsize=8)
+    figure.supxlabel('step')
+    figure.supylabel('loss')
   return figure
 
 
@@ -268,29 +234,26 @@ def subgroups(
   mine = [one for one in results if one.alignment == alignment]
   first = mine[0]
   x = 100 * np.asarray(first.fractions)
-  references = groups.references(results, names)
-  with style():
-    figure = _figure(PAGE, 2.4)
+  references = groups.references(results, names).loc[_REFERENCES]
+  with drawing.style():
+    figure = drawing.figure(drawing.PAGE, 2.4)
     panels = figure.subplots(1, 3)
     panels[1].sharey(panels[0])
     for policy in main_policies(summary.summarise(mine)):
       i = first.policies.index(policy)
-      look = _look(policy, first.policies, first.reads[policy])
-      curve = [one.groups for one in mine]
+      look = drawing.look(policy, first.reads[policy])
       for axes, name in zip(panels, names, strict=False):
-        y = 100 * np.stack([scores[name]['mAP'][i] for scores in curve])
-        _line(axes, x, y, None, policy, **look)
-      y = 100 * np.stack([groups.gap(one, names)[i] for one in mine])
-      _line(panels[2], x, y, None, policy, **look)
-    columns = zip(
-      *(panels, (*names, 'gap'), ('least', 'most', 'area')), strict=True
-    )
-    for axes, title, column in columns:
-      lines = references[[column]].rename(columns={column: 'mAP'})
-      _reference_lines(axes, lines)
-      axes.set(title=title, xlabel=FRACTION, xlim=(0, 100))
+        y = np.stack([one.groups[name]['mAP'][i] for one in mine])
+        drawing.line(axes, x, 100 * y, None, policy, **look)
+      y = np.stack([groups.gap(one, names)[i] for one in mine])
+      drawing.line(panels[2], x, 100 * y, None, policy, **look)
+    titles = (*names, 'gap')
+    levels = ('least', 'most', 'area')
+    for axes, title, level in zip(panels, titles, levels, strict=True):
+      drawing.reference_lines(axes, references[level])
+      axes.set(title=title, xlabel=_FRACTION, xlim=(0, 100))
     panels[0].set_ylabel('mAP (%)')
-    panels[2].set_ylabel('mAP (points)')
+    panels[2].set_ylabel('difference of mAP (points)')
     panels[1].legend(loc='lower right')
   return figure
 
@@ -303,69 +266,27 @@ def main_policies(table: pd.DataFrame) -> list[str]:
 
   Returns:
     Random, sigma, and the best one each of the other comparable policies, of
-    the readers of labels and of the oracles; as ordered in the table.
+    those that read labels and of the oracles; as ordered in the table.
   """
+  always = (summary.RANDOM, summary.SIGMA)
   ranked = table.sort_values('mAP', ascending=False, kind='stable')
-  plain = [summary.RANDOM, summary.SIGMA]
-  kinds = {}
-  for row in ranked.itertuples():
-    if row.policy not in plain:
-      kinds.setdefault(result.marks(row.reads), row.policy)
-  wanted = {*plain, *kinds.values()}
-  return [policy for policy in table.policy if policy in wanted]
+  others = ranked[~ranked.policy.isin(always)]
+  kinds = others.reads.map(result.marks)
+  best = others[~kinds.duplicated()].policy
+  return [name for name in table.policy if name in {*always, *best}]
 
 
-def _figure(width: float, height: float) -> 'matplotlib.figure.Figure':
-  import matplotlib.figure
-
-  return matplotlib.figure.Figure(figsize=(width, height), layout='constrained')
-
-
-def _look(policy: str, policies: Sequence[str], reads: Sequence[str]):
-  """A policy's colour and dashes: dashed reads what a rival may not."""
-  others = [p for p in policies if p not in (summary.RANDOM, summary.SIGMA)]
-  colors = {summary.RANDOM: GREY, summary.SIGMA: VERMILION}
-  if policy not in colors:
-    colors[policy] = CYCLE[others.index(policy) % len(CYCLE)]
-  linestyle = '-' if result.comparable(reads) else (0, (4, 1.5))
-  return {'color': colors[policy], 'linestyle': linestyle}
+def _stack(results: Sequence[result.Result], policy: str) -> np.ndarray:
+  """One policy's mAP in %, [seed, cutoff]."""
+  return 100 * np.stack(
+    [one.curves['mAP'][one.policies.index(policy)] for one in results]
+  )
 
 
-def _line(
-  axes: 'matplotlib.axes.Axes',
-  x: np.ndarray,
-  y: np.ndarray,
-  error: np.ndarray | None,
-  label: str,
-  **look,
-) -> None:
-  """Draws the mean of y [seed, cutoff], with a band where one is known."""
-  mean = y.mean(axis=0)
-  spread = y.std(axis=0, ddof=1) if len(y) > 1 else error
-  axes.plot(x, mean, label=label, **look)
-  if spread is not None:
-    axes.fill_between(
-      x,
-      mean - spread,
-      mean + spread,
-      color=look['color'],
-      alpha=0.15,
-      linewidth=0,
-    )
-
-
-def _reference_lines(
-  axes: 'matplotlib.axes.Axes', references: pd.DataFrame
-) -> None:
-  """Dotted lines at old/old and new/new mAP, their names on them."""
-  for pair in ('old/old', 'new/new'):
-    value = 100 * references.loc[pair, 'mAP']
-    axes.axhline(value, color='black', linewidth=0.8, linestyle=(0, (1, 2)))
-    axes.annotate(
-      f'{pair}  {value:.1f}',
-      (0.02, value),
-      xycoords=('axes fraction', 'data'),
-      xytext=(0, 2),
-      textcoords='offset points',
-      fontsize=7,
-    )
+def _losses(path: str | os.PathLike[str]) -> pd.DataFrame:
+  """Step and losses of a metrics.jsonl, of its whole lines."""
+  text = pathlib.Path(path).read_text('utf-8')
+  whole = text[: text.rfind('\n') + 1].splitlines()
+  frame = pd.DataFrame([json.loads(line) for line in whole])
+  names = [name for name in frame if name.rsplit('/', 1)[-1] == 'loss']
+  return frame.reindex(columns=['step', *names]).dropna(axis=1, how='all')

@@ -25,7 +25,7 @@ COLUMNS = {
   'mAP_worst': ('mAP at worst β', 1),
   'enough': ('β to 99% mAP', -1),
   'negative_flips': ('negative flips', -1),
-  'gain': ('mAP over random', 0),
+  'gain': ('over random', 0),
   'wins': ('wins', 0),
   'n': ('n', 0),
 }
@@ -192,20 +192,25 @@ def terminal(table: Table, title: str) -> rich.table.Table:
   for j, heading in enumerate(table.header):
     words = j < table.left
     drawn.add_column(
-      heading, justify='left' if words else 'right', no_wrap=not words
+      heading,
+      justify='left' if words else 'right',
+      no_wrap=not words,
+      overflow='fold',
     )
   for i, row in enumerate(table.rows):
     cells = [
       rich.text.Text(cell.replace(' ± ', '±'), 'bold' * ((i, j) in table.bold))
       for j, cell in enumerate(row)
     ]
+    if i > min(table.starts) and i not in table.starts:
+      cells[0] = ''  # the alignment is named once
     drawn.add_row(*cells, end_section=i + 1 in table.starts)
   return drawn
 
 
 def marked(policy: str, reads: Sequence[str]) -> str:
   """A policy's name with a mark for each forbidden input it reads."""
-  return f'{policy} {result.marks(reads)}'.rstrip()
+  return policy + result.marks(reads)
 
 
 def row_name(row) -> str:

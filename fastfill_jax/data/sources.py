@@ -42,6 +42,8 @@ class Source:
     return len(self.ids)
 
   def __getitem__(self, row: int) -> dict:
+    if not 0 <= row < len(self):  # Which also ends a `for` over the source.
+      raise IndexError(f'row {row} of {len(self)}')
     return self.__getitems__([row])[0]
 
   def __getitems__(self, rows: Sequence[int]) -> list[dict]:

@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
       'l2+u': network(1, 0, 'example'),
       'disc+u': network(0, 1, 'example'),
       'l2+disc+u (FastFill)': network(1, 1, 'example'),
-      'l2+disc+u/coordinate': network(1, 1, 'coordinate'),
+      'l2+disc+u per coordinate': network(1, 1, 'coordinate'),
     }
   )
   c.main_alignment = 'l2+disc+u (FastFill)'  # of the report's main figure
@@ -158,14 +158,17 @@ def encoder_config() -> ConfigDict:
   return c
 
 
-def network(l2: float, disc: float, uncertainty: str) -> ConfigDict:
-  """One subset of FastFill's loss."""
+def network(
+  l2: float, disc: float, uncertainty: str, side: bool = False
+) -> ConfigDict:
+  """One subset of FastFill's loss, with or without side-information."""
   return ConfigDict(
     {
       'kind': 'network',
       'l2': float(l2),
       'disc': float(disc),
       'uncertainty': uncertainty,
+      'side': side,
     }
   )
 

@@ -51,6 +51,7 @@ def make(
   name: str,
   settings: Mapping[str, Any],
   build: Callable[[pathlib.Path], None],
+  allowed: bool = True,
 ) -> Artifact:
   """The artifact of these settings, built unless it is there.
 
@@ -60,14 +61,24 @@ def make(
     settings: All it depends on, as JSON types; inputs by their digest.
     build: Called with the folder; what it left there before a kill is there
       again, so that it can resume.
+    allowed: False if the result must be there.
 
   Returns:
     The finished artifact.
+
+  Raises:
+    ValueError: If it is not there and may not be built.
   """
   result = locate(workdir, name, settings)
   if result.done:
     logging.info('%s: done before (%s).', name, result.directory)
     return result
+  if not allowed:
+    stage = name.split('/', maxsplit=1)[0]
+    raise ValueError(
+      f'{name} of these settings is not in {workdir}; add the stage {stage!r} '
+      'to --config.stages.'
+    )
   logging.info('%s: %s%s', name, result.directory, _news(result, settings))
   result.directory.mkdir(parents=True, exist_ok=True)
   if parallel.is_main():

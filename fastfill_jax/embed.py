@@ -31,9 +31,10 @@ def make(
   """Embeds all splits by the encoders {'old', 'new'[, 'side']: artifact}."""
   return artifact.make(
     workdir,
-    f'embeddings/seed{seed}',
+    f'embed/seed{seed}',
     settings(config, encoders, seed),
     functools.partial(_embed, config, encoders, seed, preemption),
+    allowed='embed' in config.stages,
   )
 
 
@@ -50,6 +51,11 @@ def settings(
     'inputs': {name: encoder.digest for name, encoder in encoders.items()},
     'seed': seed,
   }
+
+
+def load_kernel(embedded: artifact.Artifact) -> np.ndarray:
+  """W_new, the weights of the new classifier [embedding, class]."""
+  return artifact.load_variables(embedded.directory / 'head.msgpack')['kernel']
 
 
 def check(config: ConfigDict):

@@ -133,6 +133,7 @@ def make(
     f'{which}/seed{seed}',
     settings(config, which, seed),
     functools.partial(_train, config, which, seed, preemption),
+    allowed=which in config.stages,
   )
 
 

@@ -171,9 +171,18 @@ def unshard(batch: Any) -> Any:
 
 def gather(array: np.ndarray) -> np.ndarray:
   """[...] in every process -> [process, ...] in every process."""
+  array = np.asarray(array)
   if process_count() == 1:
-    return np.asarray(array)[None]
-  return np.asarray(multihost_utils.process_allgather(np.asarray(array)))
+    return array[None]
+  # As bytes: JAX would round 64-bit numbers to 32.
+  flat = np.frombuffer(array.tobytes(), np.uint8)
+  rows = np.asarray(multihost_utils.process_allgather(flat))
+  return np.stack(
+    [
+      np.frombuffer(row.tobytes(), array.dtype).reshape(array.shape)
+      for row in rows
+    ]
+  )
 
 
 def barrier(name: str):
@@ -216,6 +225,10 @@ def check_same(name: str, digest: bytes):
       )
 
 
+class Preempted(Exception):
+  """Stopped by SIGTERM; what was finished is saved."""
+
+
 class Preemption:
   """Notices SIGTERM, the notice before a machine is taken away.
 
@@ -237,3 +250,8 @@ class Preemption:
     if process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._noticed
+
+  def raise_if_requested(self, where: str):
+    """Stops work whose parts are saved as they end; one process only."""
+    if self._noticed:
+      raise Preempted(f'{where} stopped by SIGTERM.')

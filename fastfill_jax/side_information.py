@@ -61,15 +61,17 @@ def make_step(network, projection, optimizer, normalise, temperature):
 def make(
   config: ConfigDict,
   workdir: pathlib.Path,
+  which: str,
   seed: int,
   preemption: parallel.Preemption,
 ) -> artifact.Artifact:
   """Trains the side-information encoder, unless it is there."""
   return artifact.make(
     workdir,
-    f'side/seed{seed}',
+    f'{which}/seed{seed}',
     settings(config, seed),
     functools.partial(_train, config, seed, preemption),
+    allowed=which in config.stages,
   )
 
 

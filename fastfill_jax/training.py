@@ -49,10 +49,6 @@ class Settings:
       )
 
 
-class Preempted(Exception):
-  """Stopped by SIGTERM; everything up to the last whole step is saved."""
-
-
 def fit(
   state: State,
   step_fn: Callable[[int, State, Batch], tuple[State, Metrics]],
@@ -87,7 +83,7 @@ def fit(
 
   Raises:
     FloatingPointError: At a loss that is not finite, naming the step.
-    Preempted: After SIGTERM, when the state is saved.
+    parallel.Preempted: After SIGTERM, when the state is saved.
   """
   saver = checkpoint.Checkpointer(
     directory / 'checkpoints', 'accuracy' if evaluate else None
@@ -110,7 +106,7 @@ def fit(
         if preemption.requested(step):
           window.flush(step)
           saver.save(step, state)
-          raise Preempted(f'{name} is saved after step {step}.')
+          raise parallel.Preempted(f'{name} is saved after step {step}.')
         _trace(settings.profile, step - start)
         state, metrics = step_fn(step, state, parallel.shard(batch))
         window.add(step + 1, metrics)

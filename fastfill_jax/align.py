@@ -1,0 +1,322 @@
+"""Stage 'align': the maps from old to new embeddings, by config.
+
+Trained networks (FastFill, arXiv 2303.04766, section 4; FCT, arXiv
+2112.02805) and closed forms, from the arrays of the stage 'embed'.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fastfill_jax import (
+  artifact,
+  closed_form,
+  dataset,
+  embed,
+  embeddings,
+  encoder,
+  losses,
+  parallel,
+  training,
+)
+from fastfill_jax.models import alignment
+
+_BLOCK_ROWS = 16_384
+
+# (old [row, old embedding], side or None) -> (aligned, log_variance or None)
+Apply = Callable[
+  [np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None]
+]
+
+
+def make(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  name: str,
+  embedded: artifact.Artifact,
+  seed: int,
+  preemption: parallel.Preemption,
+) -> artifact.Artifact:
+  """Fits the alignment `config.alignments[name]`, unless it is there."""
+  fit = _train if config.alignments[name].kind == 'network' else _solve
+  return artifact.make(
+    workdir,
+    f'align/{file_name(name)}/seed{seed}',
+    settings(config, name, embedded, seed),
+    functools.partial(fit, config, name, embedded, seed, preemption),
+    allowed='align' in config.stages,
+  )
+
+
+def file_name(name: str) -> str:
+  """An alignment's name without what a path cannot hold."""
+  kept = ''.join(x if x.isalnum() or x in '+-_' else ' ' for x in name)
+  return '_'.join(kept.split())
+
+
+def settings(
+  config: ConfigDict, name: str, embedded: artifact.Artifact, seed: int
+) -> dict:
+  """All that the alignment depends on."""
+  held = {
+    'alignment': config.alignments[name].to_dict(),
+    'inputs': embedded.digest,
+  }
+  if config.alignments[name].kind == 'network':
+    held |= {'recipe': config.align.to_dict(), 'seed': seed}
+    held['head'] = config.new.head.to_dict()
+  return held
+
+
+def check(config: ConfigDict):
+  """Raises a ValueError if an alignment's definition is wrong."""
+  kinds = ('network', *closed_form.CLOSED_FORMS)
+  for name, definition in config.alignments.items():
+    if definition.kind not in kinds:
+      raise ValueError(
+        f'alignments[{name!r}].kind={definition.kind!r}; choose of {kinds}.'
+      )
+    if definition.kind == 'network':
+      alignment.Alignment(1, uncertainty=definition.uncertainty)
+      if min(definition.l2, definition.disc) < 0 or not (
+        definition.l2 or definition.disc
+      ):
+        raise ValueError(
+          f'alignments[{name!r}] has the weights l2={definition.l2} and '
+          f'disc={definition.disc}; neither negative, one positive.'
+        )
+      if definition.side and not config.side.enabled:
+        raise ValueError(
+          f'alignments[{name!r}] uses side-information; set side.enabled=True.'
+        )
+  if not 0 <= config.align.freeze_batch_norm <= 1:
+    raise ValueError(
+      f'align.freeze_batch_norm={config.align.freeze_batch_norm}; a share of '
+      'the epochs in [0, 1].'
+    )
+  widths = {config[model].encoder.embedding_dim for model in ('old', 'new')}
+  if len(widths) > 1 and any(
+    definition.kind == 'identity' for definition in config.alignments.values()
+  ):
+    raise ValueError(
+      'The identity needs encoders of one width, got embedding_dim='
+      f'{config.old.encoder.embedding_dim} (old) and '
+      f'{config.new.encoder.embedding_dim} (new); take it out of alignments.'
+    )
+
+
+class _Pairs:
+  """The training split's embeddings: views of [example, ...] arrays."""
+
+  def __init__(self, directory: pathlib.Path, names: tuple[str, ...]):
+    folders = directory.glob('train/view*')
+    folders = sorted(folders, key=lambda path: int(path.name[len('view') :]))
+    self.views = [
+      {name: embeddings.ShardedArray(path / name) for name in names}
+      for path in folders
+    ]
+    self.size = len(self.views[0]['old'])
+
+  def batches(
+    self, batch_size: int, seed: int, start: int
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """This process's batches; each is a function of the seed and its step.
+
+    An epoch is a permutation of one view less the remainder; the views take
+    turns.
+    """
+    per_epoch = self.size // batch_size
+    local = batch_size // parallel.process_count()
+    first = parallel.process_index() * local
+    step = start
+    while True:
+      epoch = step // per_epoch
+      view = self.views[epoch % len(self.views)]
+      permutation = np.random.default_rng((seed, epoch)).permutation(self.size)
+      for i in range(step % per_epoch, per_epoch):
+        begin = i * batch_size + first
+        rows = permutation[begin : begin + local]
+        yield {name: array[rows] for name, array in view.items()}
+      step = (epoch + 1) * per_epoch
+
+  def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All (old, new) rows of all views, in blocks, as float32."""
+    for view in self.views:
+      for start in range(0, self.size, _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        yield tuple(
+          view[name][rows].astype(np.float32) for name in ('old', 'new')
+        )
+
+
+def make_step(
+  network, head, kernel, optimizer, definition, label_smoothing, train
+):
+  """One step on FastFill's loss or a subset of it.
+
+  Args:
+    network: The alignment.
+    head: The new model's classifier module, frozen.
+    kernel: Its weights W_new, [embedding, class].
+    optimizer: Of the network.
+    definition: Weights l2 and disc.
+    label_smoothing: Of the discriminative loss.
+    train: False: BatchNorm is frozen.
+
+  Returns:
+    step(state, batch) -> (state, metrics), to be pmapped; batch holds 'old',
+    'new' and perhaps 'side' [batch, embedding] and 'label' [batch].
+  """
+
+  def loss_fn(params, batch_stats, batch):
+    batch = {
+      name: x if name == 'label' else x.astype(jnp.float32)
+      for name, x in batch.items()
+    }
+    (aligned, log_variance), updates = network.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      batch['old'],
+      batch.get('side'),
+      train=train,
+      mutable=['batch_stats'],
+    )
+    logits = head.apply({'params': {'kernel': kernel}}, aligned)
+    loss = losses.fastfill(
+      aligned,
+      batch['new'],
+      logits,
+      batch['label'],
+      log_variance,
+      l2_weight=definition.l2,
+      disc_weight=definition.disc,
+      label_smoothing=label_smoothing,
+    )
+    metrics = {
+      'loss': jnp.mean(loss),
+      'l2': jnp.mean(losses.l2(aligned, batch['new'])),
+      'disc': jnp.mean(
+        losses.cross_entropy(logits, batch['label'], label_smoothing)
+      ),
+    }
+    if log_variance is not None:
+      metrics['log_variance'] = jnp.mean(log_variance)
+    return metrics['loss'], (metrics, updates['batch_stats'])
+
+  def step(state, batch):
+    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+      state.params, state.batch_stats, batch
+    )
+    return encoder.update(state, optimizer, grads, metrics, batch_stats)
+
+  return step
+
+
+def _train(config, name, embedded, seed, preemption, directory):
+  definition, recipe = config.alignments[name], config.align
+  names = ('old', 'new', *(('side',) if definition.side else ()), 'label')
+  pairs = _Pairs(embedded.directory, names)
+  optimizer, num_steps = encoder.make_optimizer(recipe, pairs.size)
+  kernel = embed.load_kernel(embedded)
+  head = encoder.make_head(kernel.shape[1], **config.new.head)
+  network = _network(config, definition, kernel.shape[0], parallel.AXIS)
+  example = {name: array[:1] for name, array in pairs.views[0].items()}
+  variables = network.init(
+    jax.random.key(seed),
+    example['old'].astype(np.float32),
+    example['side'].astype(np.float32) if definition.side else None,
+  )
+  state = training.State(
+    jnp.int32(0),
+    variables['params'],
+    variables['batch_stats'],
+    optimizer.init(variables['params']),
+  )
+  running, frozen = (
+    parallel.pmap(
+      make_step(
+        network,
+        head,
+        kernel,
+        optimizer,
+        definition,
+        recipe.label_smoothing,
+        train=train,
+      ),
+      in_axes=(None, 0),
+      out_axes=None,
+      donate=(0,),
+    )
+    for train in (True, False)
+  )
+  freeze_step = int(recipe.freeze_batch_norm * num_steps)
+  state = training.fit(
+    state,
+    lambda step, *args: (running if step < freeze_step else frozen)(*args),
+    lambda start: pairs.batches(recipe.batch_size, seed, start),
+    num_steps=num_steps,
+    directory=directory,
+    name=file_name(name),
+    settings=dataset.loop_settings(config),
+    preemption=preemption,
+  )
+  artifact.save_variables(
+    directory / 'variables.msgpack',
+    {'params': state.params, 'batch_stats': state.batch_stats},
+  )
+
+
+def _network(config, definition, new_dim, axis_name=None):
+  return alignment.Alignment(
+    new_dim,
+    hidden_dim=config.align.hidden_dim,
+    uncertainty=definition.uncertainty,
+    axis_name=axis_name,
+  )
+
+
+def _solve(config, name, embedded, seed, preemption, directory):
+  del seed, preemption
+  pairs = _Pairs(embedded.directory, ('old', 'new'))
+  moments = closed_form.collect(pairs.blocks())
+  params = closed_form.CLOSED_FORMS[config.alignments[name].kind](moments)
+  artifact.save_variables(directory / 'variables.msgpack', params._asdict())
+
+
+def load(config: ConfigDict, name: str, fitted: artifact.Artifact) -> Apply:
+  """The fitted alignment as a function of blocks of rows."""
+  definition = config.alignments[name]
+  variables = artifact.load_variables(fitted.directory / 'variables.msgpack')
+  if definition.kind != 'network':
+    params = closed_form.Affine(**variables)
+    return lambda old, side: (
+      closed_form.apply(params, old).astype(np.float32),
+      None,
+    )
+  new_dim = len(variables['params']['aligned']['bias'])
+  network = _network(config, definition, new_dim)
+
+  def apply(variables, old, side):
+    return network.apply(variables, old, side, train=False)
+
+  devices = parallel.local_device_count()
+  mapped = parallel.pmap(apply, in_axes=(None, 0, 0), out_axes=0, local=True)
+
+  def padded(old, side):
+    # Every block has one shape, so that one program serves all.
+    rows = -(-len(old) // devices) * devices
+    arrays = {'old': old} | ({'side': side} if definition.side else {})
+    arrays = parallel.shard(
+      {
+        name: np.pad(x.astype(np.float32), ((0, rows - len(x)), (0, 0)))
+        for name, x in arrays.items()
+      }
+    )
+    out = mapped(variables, arrays['old'], arrays.get('side'))
+    return jax.tree.map(lambda x: parallel.unshard(x)[: len(old)], out)
+
+  return padded

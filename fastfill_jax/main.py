@@ -1,0 +1,68 @@
+"""Runs a config: python -m fastfill_jax.main --config=configs/digits.py."""
+
+import pathlib
+import sys
+
+import rich
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from fastfill_jax import parallel, pipeline, report
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The run; PATH.py:debug for its form of seconds.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Results; runs/NAME of the config by default.'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'Join the processes of a detected cluster.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator_address', None, 'HOST:PORT of process 0, without a cluster.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Of the run, with --coordinator_address.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Of this process, from 0, with --coordinator_address.'
+)
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+  'join_timeout', 300, 'Seconds to wait for the other processes.'
+)
+flags.mark_flag_as_required('config')
+
+
+def main(argv: list[str]) -> int:
+  """Joins the other processes, checks, runs, prints the table."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unknown arguments {argv[1:]}; flags start with --.')
+  config = _CONFIG.value
+  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}').absolute()
+  try:
+    if _DISTRIBUTED.value or _COORDINATOR.value or _NUM_PROCESSES.value:
+      parallel.initialize(
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        _JOIN_TIMEOUT.value,
+      )
+    logging.info('%s on %s', config.name, parallel.describe())
+    pipeline.check(config)
+    pipeline.claim(config, workdir)
+    results = pipeline.run(config, workdir, parallel.Preemption())
+  except parallel.Preempted as stop:
+    logging.warning('%s Start again to continue.', stop)
+    return parallel.EXIT_PREEMPTED
+  except (ValueError, OSError, FloatingPointError) as error:
+    logging.error('%s', error)
+    logging.debug('Where it came from:', exc_info=True)
+    return 1
+  if results and parallel.is_main():
+    rich.print(report.table(results))
+    logging.info('Report, figures and tables: %s', workdir)
+  return 0
+
+
+if __name__ == '__main__':
+  app.run(lambda argv: sys.exit(main(argv)))

@@ -1,0 +1,178 @@
+"""The stages in their order, and what is checked before the first of them."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+
+from absl import logging
+from ml_collections import ConfigDict
+
+import fastfill_jax
+from fastfill_jax import (
+  align,
+  data,
+  embed,
+  encoder,
+  evaluate,
+  models,
+  parallel,
+  report,
+  side_information,
+)
+
+# In this order; an earlier one's result is what a later one goes on with.
+STAGES = ('old', 'new', 'side', 'embed', 'align', 'evaluate', 'report')
+
+
+def check(config: ConfigDict):
+  """Raises a ValueError for what can be known to be wrong before any work."""
+  unknown = set(config.stages) - set(STAGES)
+  if unknown or not config.stages:
+    raise ValueError(
+      f'stages={config.stages}: choose one or more of {STAGES}'
+      + (f'; there is no {sorted(unknown)}.' if unknown else '.')
+    )
+  if not config.seeds or min(config.seeds) < 0:
+    raise ValueError(f'seeds={config.seeds}: one or more numbers >= 0.')
+  for which in ('old', 'new', *(('side',) if config.side.enabled else ())):
+    models.make_encoder(**config[which].encoder)
+    parallel.check_batch_size(config[which].batch_size)
+  for which in ('old', 'new'):
+    encoder.make_head(1, **config[which].head)
+    if not 0 < config[which].minority_fraction <= 1:
+      raise ValueError(
+        f'{which}.minority_fraction={config[which].minority_fraction}: a share '
+        'in (0, 1].'
+      )
+  if not 0 <= config.data.validation_fraction < 1:
+    raise ValueError(
+      f'data.validation_fraction={config.data.validation_fraction}: a share in '
+      '[0, 1).'
+    )
+  data.make_transform(**config.data.train_transform)
+  data.make_transform(**config.data.eval_transform)
+  parallel.check_batch_size(config.align.batch_size)
+  embed.check(config)
+  align.check(config)
+  evaluate.check(config)
+
+
+def claim(config: ConfigDict, workdir: pathlib.Path):
+  """Makes the workdir, or makes sure that it is this config's.
+
+  Raises:
+    ValueError: If it belongs to another config, or processes differ.
+    OSError: If it cannot be written.
+  """
+  held = config.to_json_best_effort()
+  digest = hashlib.sha256((held + fastfill_jax.__version__).encode()).digest()
+  parallel.check_same('config or version', digest)
+  error = None
+  if parallel.is_main():
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      path = workdir / 'config.json'
+      if path.exists():
+        name = json.loads(path.read_text())['name']
+        if name != config.name:
+          raise ValueError(
+            f'{workdir} holds results of the config {name!r}, not of '
+            f'{config.name!r}: choose another --workdir.'
+          )
+      path.write_text(json.dumps(json.loads(held), indent=2) + '\n')
+    except (OSError, ValueError) as failure:
+      error = failure
+  parallel.raise_together(error)
+
+
+def run(
+  config: ConfigDict, workdir: pathlib.Path, preemption: parallel.Preemption
+) -> list[report.Result]:
+  """Runs the config's stages for every seed.
+
+  Returns:
+    What was evaluated; nothing if the last picked stage is an earlier one.
+
+  Raises:
+    ValueError: If a stage that is not picked has no result to go on with.
+  """
+  last = max(STAGES.index(stage) for stage in config.stages)
+  results, logs = [], {}
+  for seed in config.seeds:
+    encoder_seed = config.seeds[0] if config.share_encoders else seed
+    encoders = {}
+    for which in ('old', 'new', *(('side',) if config.side.enabled else ())):
+      if which in config.stages or last >= STAGES.index('embed'):
+        make = side_information.make if which == 'side' else encoder.make
+        encoders[which] = make(config, workdir, which, encoder_seed, preemption)
+        logs[f'{which}/seed {encoder_seed}'] = encoders[which]
+    if last < STAGES.index('embed'):
+      continue
+    embedded = embed.make(config, workdir, encoders, encoder_seed, preemption)
+    if last < STAGES.index('align'):
+      continue
+    for name in config.alignments:
+      preemption.raise_if_requested(f'The run, before {name!r},')
+      fitted = align.make(config, workdir, name, embedded, seed, preemption)
+      logs[f'{name}/seed {seed}'] = fitted
+      if last >= STAGES.index('evaluate'):
+        evaluated = evaluate.make(
+          config, workdir, name, embedded, fitted, seed
+        )
+        results.append(report.Result.load(evaluated.directory))
+  if 'report' in config.stages and parallel.is_main():
+    _report(config, workdir, results, logs)
+  return results
+
+
+def _report(config, workdir, results, logs):
+  training = {}
+  for name, result in logs.items():
+    paths = sorted(result.directory.glob('logs/*/metrics.jsonl'))
+    if paths:
+      training[name] = paths[0]
+  report.write(
+    workdir,
+    results,
+    title=f'Backfilling {config.name}',
+    settings=json.loads(config.to_json_best_effort()),
+    versions=versions(),
+    published=config.published.to_dict(),
+    training=training,
+    main=config.main_alignment,
+  )
+  logging.info('The report is %s.', workdir / 'report.md')
+
+
+def versions() -> dict[str, str]:
+  """What a run was made with: packages, Python, devices, commit, command."""
+  git = subprocess.run(
+    ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
+    cwd=pathlib.Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  packages = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scann')
+  return {
+    'fastfill_jax': fastfill_jax.__version__,
+    'commit': git.stdout.strip() or 'unknown',
+    'python': platform.python_version(),
+    'devices': parallel.describe(),
+    'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+    'command': shlex.join(sys.argv),
+    **{name: _version(name) for name in packages},
+  }
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return 'not installed'

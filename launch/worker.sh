@@ -79,9 +79,10 @@ start() {
 follow() {
   [[ -f $PID ]] || die 'nothing was started here.'
   tail -n 100 --pid="$(<"$PID")" -F "$LOG" 2>/dev/null
-  for _ in 1 2 3 4 5; do
+  # Killed together with what writes its code, it leaves none.
+  for _ in {1..50}; do
     if [[ -s $CODE ]]; then exit "$(<"$CODE")"; fi
-    sleep 0.2
+    sleep 0.1
   done
   exit "$KILLED"
 }

@@ -1,5 +1,6 @@
 """The launch scripts against stand-ins for Python, SLURM and main."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def test_local_installs_once_and_runs_the_digits(machine):
 
 
 def test_test_script_installs_its_extra(machine):
+  assert machine.run('launch/local.sh')[0] == 0
   _, _, _, calls = machine.run('launch/test.sh', '-k', 'a or b', EXTRAS='tpu')
   assert calls[-2:] == commands(
     f'python {INSTALL} {machine.root}[test,tpu]',
@@ -93,6 +95,24 @@ def test_test_script_installs_its_extra(machine):
   assert machine.run('launch/local.sh')[0] == 0
   calls = machine.run('launch/test.sh', EXTRAS='tpu')[3]
   assert calls == commands('python -m pytest')
+
+
+def test_an_override_is_not_a_config(machine):
+  calls = machine.run('launch/local.sh', '--config.seed=1')[3]
+  assert calls[-1][3:] == ['--config=configs/digits.py', '--config.seed=1']
+
+
+@pytest.mark.parametrize(
+  ('version', 'fits'),
+  [((3, 10, 9), 0), ((3, 11, 0), 1), ((3, 13, 9), 1), ((3, 14, 0), 0)],
+)
+def test_python_versions(machine, monkeypatch, version, fits):
+  calls = machine.run('launch/local.sh')[3]
+  check = next(call[2] for call in calls if call[1] == '-c')
+  monkeypatch.setattr(sys, 'version_info', version)
+  with pytest.raises(SystemExit) as ended:
+    exec(check)
+  assert ended.value.code == (not fits)
 
 
 def test_takes_the_newest_python_that_fits(machine):
@@ -190,6 +210,13 @@ def test_slurm_job_goes_back_into_the_queue_when_saved(machine, code):
   )
 
 
+def test_slurm_job_on_cpus_installs_no_cuda(machine):
+  machine.answer(codes='0')
+  variables = {'SLURM_JOB_ID': '7', 'GPUS': '0'}
+  calls = machine.run('launch/slurm.sbatch', CONFIG, **variables)[3]
+  assert calls[-2] == ['python', *INSTALL.split(), str(machine.root)]
+
+
 def test_worker_starts_follows_and_stops(machine):
   # Its main ends with 3 when told so, else runs until SIGTERM and saves.
   main = machine.root / '.venv/bin/python'
@@ -211,7 +238,13 @@ def test_worker_starts_follows_and_stops(machine):
   assert machine.run(worker, 'start', CONFIG)[0] == 0
   code, _, stderr, _ = machine.run(worker, 'start', CONFIG)
   assert (code, 'already running' in stderr) == (0, True)
-  time.sleep(0.2)  # the trap above is set
+  assert not (machine.root / 'runs/worker.code').exists()
+  pid = int((machine.root / 'runs/worker.pid').read_text())
+  assert os.getsid(pid) != os.getsid(0)  # it outlives the connection
+  log = machine.root / 'runs/worker.log'
+  deadline = time.monotonic() + 30
+  while CONFIG not in log.read_text() and time.monotonic() < deadline:
+    time.sleep(0.05)  # its trap is set before that line
   assert machine.run(worker, 'stop')[0] == 0
   code, stdout, _, _ = machine.run(worker, 'follow')
   assert (code, stdout.splitlines()[-1]) == (75, 'saved')

@@ -107,6 +107,12 @@ def test_run_starts_every_host_and_ends_with_the_code(machine):
       'gcloud storage cp --recursive gs://b/run results/pod',
     ),
     (
+      'copy',
+      {'BUCKET': 'b', 'MOUNT': '/mnt/fast'},
+      'gcloud compute tpus tpu-vm scp pod:/mnt/fastfill/run results/pod '
+      '--worker=0 --recurse --zone=z',
+    ),
+    (
       'delete',
       {},
       'gcloud compute tpus queued-resources delete pod --force --quiet '

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
@@ -164,11 +165,20 @@ def _draw(items, description, total, done, unit, console):
     _Rate(unit),
     rich.progress.TimeRemainingColumn(),
   )
+  handler = logging.get_absl_handler().python_handler
+  stream = handler.stream
   with rich.progress.Progress(*columns, console=console) as progress:
-    task = progress.add_task(description, total=total, completed=done)
-    for item in items:
-      yield item
-      progress.advance(task)
+    # rich has put a proxy in stderr's place that writes above the bar; absl
+    # holds the original, and its lines would break the bar.
+    if stream is sys.__stderr__:
+      handler.setStream(sys.stderr)
+    try:
+      task = progress.add_task(description, total=total, completed=done)
+      for item in items:
+        yield item
+        progress.advance(task)
+    finally:
+      handler.setStream(stream)
 
 
 class _Rate(rich.progress.ProgressColumn):

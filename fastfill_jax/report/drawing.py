@@ -95,10 +95,8 @@ def look(policy: str, reads: Sequence[str]) -> dict[str, Any]:
     Arguments for `line`.
   """
   marks = result.marks(reads)
-  color = {
-    summary.RANDOM: GREY,
-    summary.SIGMA: VERMILION,
-  }.get(policy) or _KINDS.get(marks, CYCLE[-2])
+  named = {summary.RANDOM: GREY, summary.SIGMA: VERMILION}
+  color = named.get(policy) or _KINDS.get(marks, CYCLE[-2])
   return {'color': color, 'linestyle': (0, (4, 1.5)) if marks else '-'}
 
 

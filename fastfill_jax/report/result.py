@@ -122,8 +122,9 @@ class Result:
     text = (directory / 'result.json').read_text('utf-8')
     try:
       fields = json.loads(text)
-      with np.load(directory / 'result.npz') as file:
-        arrays = dict(file)
+      # Opened here: NumPy leaves a damaged file open.
+      with open(directory / 'result.npz', 'rb') as file, np.load(file) as data:
+        arrays = dict(data)
       groups = fields.pop('groups')
       fields['policies'] = tuple(fields['policies'])
       fields['reads'] = {k: tuple(v) for k, v in fields['reads'].items()}

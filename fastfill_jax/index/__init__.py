@@ -1,0 +1,47 @@
+"""Nearest neighbours in a gallery that is overwritten while it is searched.
+
+`ExactIndex` compares every pair, anywhere; `ScannIndex` approximates, on
+Linux. Both are an `Index`: build or load, then search and upsert, one thread
+at a time. A search returns distances, smaller is closer, whatever the
+geometry:
+
+  'l2'      squared Euclidean distance
+  'cosine'  1 - cosine similarity
+  'dot'     minus the inner product
+"""
+
+from absl import logging
+
+from fastfill_jax.index import base, exact, quality, scann
+
+Index = base.Index
+ExactIndex = exact.ExactIndex
+ScannIndex = scann.ScannIndex
+recall = quality.recall
+sweep = quality.sweep
+
+INDICES = {'exact': ExactIndex, 'scann': ScannIndex}
+
+
+def make_index(name: str = 'auto', distance: str = 'l2', **options) -> Index:
+  """Makes an empty index.
+
+  Args:
+    name: 'exact', 'scann', or 'auto': ScaNN where it is installed.
+    distance: 'l2', 'cosine' or 'dot'.
+    **options: ScannIndex's; an exact search has no use for them.
+
+  Raises:
+    ImportError: If ScaNN is asked for by name and not installed.
+    ValueError: If the name, the distance or an option's value is unknown.
+  """
+  base.choose('index', name, ('auto', *INDICES))
+  if name == 'exact':
+    return ExactIndex(distance)
+  try:
+    return ScannIndex(distance, **options)
+  except ImportError as error:
+    if name == 'scann':
+      raise
+    logging.info('Searching exactly: %s', error)
+    return ExactIndex(distance)

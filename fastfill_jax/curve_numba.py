@@ -21,7 +21,8 @@ _QUERIES = 64  # Of one thread at a time.
 
 _TILE = 2048  # Scores ranked at a time: their cells stay in the L1 cache.
 _STEEP = 1e30  # Cells per unit of score that separate any two float32 scores.
-_jit = numba.njit(nogil=True, cache=True)
+# NumPy's error model: no test for zero divisors, so that loops vectorise.
+_jit = numba.njit(nogil=True, cache=True, error_model='numpy')
 
 
 @_jit
@@ -51,17 +52,21 @@ def _rank(score, cell, first, thresholds):
 
 @_jit
 def _thresholds(scores):
-  """Sorts scores; returns the order, each one's threshold, the thresholds."""
+  """Sorts scores; returns the order, each one's threshold, the thresholds.
+
+  An infinite threshold ends the list.
+  """
   order = np.argsort(scores)
   group = np.empty(scores.size, np.int32)
-  thresholds = np.empty(scores.size, np.float32)
+  thresholds = np.empty(scores.size + 1, np.float32)
   size = 0
   for i in order:
     if size == 0 or scores[i] != thresholds[size - 1]:
       thresholds[size] = scores[i]
       size += 1
     group[i] = size - 1
-  return order, group, thresholds[:size]
+  thresholds[size] = np.inf
+  return order, group, thresholds[: size + 1]
 
 
 @_jit
@@ -69,8 +74,8 @@ def _table(thresholds, cells):
   """Cuts the score range into cells.
 
   Returns:
-    The lowest threshold, cells per unit of score, the number of thresholds
-    below each cell, and the same with -1 for the cells that hold a threshold.
+    The lowest threshold, cells per unit of score, and the number of
+    thresholds below each cell.
   """
   size = thresholds.size
   low = thresholds[0]
@@ -78,17 +83,14 @@ def _table(thresholds, cells):
   spread = thresholds[size - 1] - low
   if spread > 0:
     steepness = np.float32(min(np.float64(cells) / spread, _STEEP))
-  last = cells + 1
   homes = np.empty(size, np.int32)
-  _cells(thresholds, low, steepness, last, homes)
-  first = np.zeros(last + 2, np.int32)
+  _cells(thresholds, low, steepness, cells + 1, homes)
+  first = np.zeros(cells + 3, np.int32)
   for home in homes:
     first[home + 1] += 1
-  for cell in range(last + 1):
+  for cell in range(cells + 2):
     first[cell + 1] += first[cell]
-  ranks = first[:-1].copy()
-  ranks[homes] = -1
-  return low, steepness, first, ranks
+  return low, steepness, first
 
 
 @_jit
@@ -98,12 +100,12 @@ def _count(aligned, new, thresholds, base, items, before, after):
   Args:
     aligned: float32 scores [gallery].
     new: float32 scores [gallery].
-    thresholds: increasing float32 [threshold].
-    base: zeros [threshold + 1]; filled with the number of items of each rank
-      in the aligned state, rank 0 left out.
-    items: filled with the items whose rank changes when they are backfilled.
-    before: filled with those items' ranks in the aligned state.
-    after: filled with those items' ranks in the new state.
+    thresholds: Increasing float32 [threshold], and infinity after the last.
+    base: Zeros [threshold + 1]; filled with the number of items of each rank
+      in the aligned state.
+    items: Filled with the items whose rank changes when they are backfilled.
+    before: Filled with those items' ranks in the aligned state.
+    after: Filled with those items' ranks in the new state.
 
   Returns:
     How many items change their rank.
@@ -111,8 +113,7 @@ def _count(aligned, new, thresholds, base, items, before, after):
   cells = 1024
   while cells < 16 * thresholds.size and cells < 32768:
     cells *= 2
-  low, steepness, first, ranks = _table(thresholds, cells)
-  histogram = np.zeros(cells + 2, np.int32)
+  low, steepness, first = _table(thresholds[:-1], cells)
   cells_aligned = np.empty(_TILE, np.uint16)
   cells_new = np.empty(_TILE, np.uint16)
   moved = 0
@@ -120,26 +121,20 @@ def _count(aligned, new, thresholds, base, items, before, after):
     stop = min(start + _TILE, aligned.size)
     _cells(aligned[start:stop], low, steepness, cells + 1, cells_aligned)
     _cells(new[start:stop], low, steepness, cells + 1, cells_new)
-    hard = moved
-    for j in range(stop - start):
-      cell_aligned, cell_new = cells_aligned[j], cells_new[j]
-      histogram[cell_aligned] += 1
-      rank = ranks[cell_aligned]
-      items[hard] = start + j
-      hard += (rank != ranks[cell_new]) | (rank < 0)
-    for i in range(moved, hard):
-      j = items[i]
+    for j in range(start, stop):
+      # Most cells hold no threshold: then the first guess is right.
       cell = cells_aligned[j - start]
-      rank = _rank(aligned[j], cell, first, thresholds)
-      if ranks[cell] < 0:
-        base[rank] += 1
-      items[moved], before[moved] = j, rank
+      rank = first[cell]
+      if thresholds[rank] <= aligned[j]:
+        rank = _rank(aligned[j], cell, first, thresholds)
       cell = cells_new[j - start]
-      after[moved] = _rank(new[j], cell, first, thresholds)
-      moved += rank != after[moved]
-  for cell in range(cells + 2):
-    if ranks[cell] > 0:
-      base[ranks[cell]] += histogram[cell]
+      rank_new = first[cell]
+      if thresholds[rank_new] <= new[j]:
+        rank_new = _rank(new[j], cell, first, thresholds)
+      base[rank] += 1
+      # Written always, kept only if it counts: a branch would cost more.
+      items[moved], before[moved], after[moved] = j, rank, rank_new
+      moved += rank != rank_new
   return moved
 
 
@@ -148,52 +143,62 @@ def _walk(base, changes, order, group, turns, precision, closest):
   """Walks the thresholds from the closest to the farthest.
 
   Args:
-    base: items of each rank before these cut-offs [threshold + 1].
-    changes: items that gain or lose a rank, [threshold + 1, cutoff].
-    order: positive scores from low to high [2 * positive].
-    group: threshold of each positive score [2 * positive].
-    turns: cut-off that backfills each positive [positive].
-    precision: sum of precisions over the positives [cutoff], added to.
-    closest: irrelevant items at least as close as the closest relevant one
-      [cutoff], lowered.
+    base: Items of each rank before these cut-offs [threshold + 1].
+    changes: Items that gain or lose a rank, [threshold + 1, cutoff].
+    order: Positives' scores from low to high, the aligned ones numbered
+      before the new ones [2 * positive].
+    group: Threshold of each of these scores [2 * positive].
+    turns: Cut-off that backfills each positive [positive].
+    precision: Zeros; filled with the sum over positives of the share of
+      positives among the items at least as close [cutoff].
+    closest: Lowered to the number of negatives at least as close as the
+      closest positive [cutoff].
   """
   cutoffs = changes.shape[1]
-  positives = turns.size
-  gained = np.zeros(cutoffs, np.int32)
-  everyone = np.empty(cutoffs, np.int32)
+  everyone = np.zeros(cutoffs, np.int32)
   relevant = np.zeros(cutoffs, np.int32)
-  standing = 0
   end = order.size
   while end > 0:
     threshold = group[order[end - 1]]
+    total = base[threshold + 1]
+    row = changes[threshold + 1]
+    for c in range(cutoffs):
+      total += row[c]
+      everyone[c] += total
     begin = end
     while begin > 0 and group[order[begin - 1]] == threshold:
       begin -= 1
-    standing += base[threshold + 1]
-    for c in range(cutoffs):
-      gained[c] += changes[threshold + 1, c]
-    total = standing
-    for c in range(cutoffs):
-      total += gained[c]
-      everyone[c] = total
+      active = _active(order[begin], turns, cutoffs)
+      _increment(relevant[active])
     for i in range(begin, end):
-      low, high = _active(order[i], turns, positives, cutoffs)
-      for c in range(low, high):
-        relevant[c] += 1
-    for i in range(begin, end):
-      low, high = _active(order[i], turns, positives, cutoffs)
-      for c in range(low, high):
-        precision[c] += relevant[c] / everyone[c]
-        closest[c] = min(closest[c], everyone[c] - relevant[c])
+      active = _active(order[i], turns, cutoffs)
+      _record(
+        relevant[active], everyone[active], precision[active], closest[active]
+      )
     end = begin
 
 
+# These two take slices, not ranges: only then do their loops vectorise.
 @_jit
-def _active(positive, turns, positives, cutoffs):
-  """Returns the range of cut-offs at which a positive has this score."""
-  if positive < positives:
-    return 0, min(max(turns[positive], 0), cutoffs)
-  return min(max(turns[positive - positives], 0), cutoffs), cutoffs
+def _increment(relevant):
+  for c in range(relevant.size):
+    relevant[c] += np.int32(1)
+
+
+@_jit
+def _record(relevant, everyone, precision, closest):
+  for c in range(relevant.size):
+    precision[c] += relevant[c] / everyone[c]
+    closest[c] = min(closest[c], np.int32(everyone[c] - relevant[c]))
+
+
+@_jit
+def _active(score, turns, cutoffs):
+  """Returns the cut-offs at which a positive has this score."""
+  turn = min(max(turns[score % turns.size], 0), cutoffs)
+  if score < turns.size:
+    return slice(0, turn)
+  return slice(turn, cutoffs)
 
 
 @_jit
@@ -208,7 +213,7 @@ def _block(scores, scale, shift, members, spans, buckets, cells, out):
     members: Gallery items by label.
     spans: Where each query's label lies in `members`, [query, 2].
     buckets: First cut-off at which an item is new, [policy, gallery].
-    cells: Numbers a table [threshold, cutoff] may have.
+    cells: Numbers a table [threshold + 1, cutoff] may have.
     out: Average precision and the number of irrelevant items at least as
       close as the closest relevant one, filled, [policy, cutoff, query].
   """
@@ -218,6 +223,7 @@ def _block(scores, scale, shift, members, spans, buckets, cells, out):
   items = np.empty(size + 1, np.int32)
   before = np.empty(size + 1, np.int32)
   after = np.empty(size + 1, np.int32)
+  table = np.empty(cells, np.int32)
   for query in range(queries):
     for column in range(2 * size):
       product = scores[query, column]
@@ -228,14 +234,15 @@ def _block(scores, scale, shift, members, spans, buckets, cells, out):
     order, group, thresholds = _thresholds(
       np.concatenate((aligned[positives], new[positives]))
     )
-    base = np.zeros(thresholds.size + 1, np.int32)
+    base = np.zeros(thresholds.size, np.int32)
     moved = _count(aligned, new, thresholds, base, items, before, after)
     chunk = min(cutoffs, max(1, cells // base.size))
     for policy in range(policies):
       standing = base.copy()
       for start in range(0, cutoffs, chunk):
         width = min(chunk, cutoffs - start)
-        changes = np.zeros((base.size, width), np.int32)
+        changes = table[: base.size * width].reshape(base.size, width)
+        changes[:] = 0
         for i in range(moved):
           turn = buckets[policy, items[i]] - start
           if 0 <= turn < width:
@@ -322,7 +329,7 @@ class _Plan:
     # Bytes: per query its scores, its row and what `add` makes of it; per
     # thread three lists of items, and a row of the table as 4-byte counts.
     query = 8 * size + width + 64 * policies * cutoffs
-    thread = 12 * size + 24 * (2 * int(problem.positives[0]) + 1)
+    thread = 12 * size + 64 * (2 * int(problem.positives[0]) + 1)
     least = query + thread + 4 * width
     if memory_limit < least:
       raise ValueError(
@@ -336,7 +343,8 @@ class _Plan:
     self.block = int(min(max(1, share // 2 // query), _QUERIES))
     rest = share - self.block * query
     self.rows = int(min(max(1, rest // 2 // width), size))
-    self.cells = max(1, rest // 2 // 4)
+    thresholds = 2 * int(problem.positives[0]) + 1
+    self.cells = int(max(thresholds, min(rest // 8, thresholds * cutoffs)))
 
 
 def _products(problem, queries, rows, out):

@@ -8,10 +8,14 @@ Keys under `run` change how a run goes, never what comes out; a change of any
 other key makes anew what depends on it.
 """
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict, config_dict
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CIFAR_MEAN = (0.507, 0.487, 0.441)
+CIFAR_STD = (0.267, 0.256, 0.276)
 
 
 def get_config() -> ConfigDict:
@@ -50,10 +54,12 @@ def get_config() -> ConfigDict:
   c.data.minority = ()
 
   c.old = encoder_config()
-  c.old.classes = 0.5  # a share of the classes, or a tuple of their numbers
+  c.old.class_fraction = 0.5  # of the classes, the first ones
+  c.old.classes = ()  # their numbers instead, if any
   c.old.minority_fraction = 1.0  # of the minority's examples that old sees
   c.new = encoder_config()
-  c.new.classes = 1.0
+  c.new.class_fraction = 1.0
+  c.new.classes = ()
   c.new.minority_fraction = 1.0
 
   # Side-information: an encoder trained on images alone (SimCLR).
@@ -178,6 +184,25 @@ def closed(kind: str) -> ConfigDict:
   return ConfigDict({'kind': kind})
 
 
+def finish(
+  c: ConfigDict,
+  form: str,
+  debug: Callable[[ConfigDict], ConfigDict],
+  **forms: Callable[[ConfigDict], ConfigDict],
+) -> ConfigDict:
+  """Applies the form of `--config=PATH.py:FORM`; '' is none.
+
+  Raises:
+    ValueError: If there is no such form.
+  """
+  forms = {'debug': debug} | forms
+  if not form:
+    return c
+  if form not in forms:
+    raise ValueError(f'{c.name} has no form {form!r}, only {sorted(forms)}.')
+  return forms[form](c)
+
+
 def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
   """Turns a config into its debug form: all stages in seconds on a CPU.
 
@@ -198,20 +223,18 @@ def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
     }
     | options
   )
+  small = {'width': 4, 'name': 'resnet18', 'embedding_dim': 16}
   for model in (c.old, c.new, c.side):
     model.batch_size = 32
     model.num_epochs = 2
     model.warmup_epochs = 1
     model.optimizer.learning_rate = 0.01
-    model.encoder = ConfigDict(
-      {
-        'name': 'resnet18',
-        'embedding_dim': 16,
-        'stem': model.encoder.get('stem', 'imagenet'),
-        'width': 4,
-        'dtype': model.encoder.dtype,
-      }
-    )
+    if model.encoder.name.startswith('resnet'):
+      model.encoder = ConfigDict(model.encoder.to_dict() | small)
+  transforms = (c.data.train_transform, c.data.eval_transform, c.side.transform)
+  for transform in transforms:
+    for size in {'size', 'resize'} & set(transform):
+      transform[size] = image_size
   c.embed.views = 2
   c.embed.batch_size = 16
   c.align.hidden_dim = 32

@@ -55,11 +55,9 @@ def get_config(form: str = '') -> ConfigDict:
   c.align.optimizer.learning_rate = 1e-3
   del c.alignments['identity']  # 16 and 32 dimensions
   c.run.log_every = 10
-  if form == 'debug':
-    encoders = [c.old.encoder, c.new.encoder, c.side.encoder]
-    base.shrink(c, image_size=8, channels=1, encoded=False)
-    c.old.encoder, c.new.encoder, c.side.encoder = encoders
-    c.seeds = (0,)
-  elif form:
-    raise ValueError(f"Unknown form {form!r}; there is 'debug'.")
-  return c
+  return base.finish(c, form, _shrink)
+
+
+def _shrink(c: ConfigDict) -> ConfigDict:
+  c.seeds = (0,)
+  return base.shrink(c, image_size=8, channels=1, encoded=False)

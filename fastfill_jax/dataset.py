@@ -76,7 +76,7 @@ def select_rows(
   config: ConfigDict, model: ConfigDict, source: data.Source, rows: np.ndarray
 ) -> np.ndarray:
   """The rows that one encoder is trained on: its classes, its minority cut."""
-  classes = model.classes
+  classes = model.classes or model.class_fraction
   labels = source.labels[rows]
   cut = None
   if model.minority_fraction != 1:

@@ -37,6 +37,10 @@ def main(argv: list[str]) -> int:
   """Joins the other processes, checks, runs, prints the table."""
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments {argv[1:]}; flags start with --.')
+  # Orbax tells every file it touches.
+  logging.get_absl_handler().addFilter(
+    lambda record: 'orbax' not in record.pathname or record.levelno > 20
+  )
   config = _CONFIG.value
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}').absolute()
   try:

@@ -22,15 +22,21 @@ Transform = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  # Averaging when shrinking: plain bilinear sampling would alias.
-  shrinks = height < image.shape[0] and width < image.shape[1]
+  # Bilinear sampling reads two pixels each way: beyond a factor of two it would
+  # skip some, and averaging, which takes five times as long, is needed.
+  shrinks = 2 * height < image.shape[0] and 2 * width < image.shape[1]
   method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
   resized = cv2.resize(image, (width, height), interpolation=method)
   return resized.reshape(height, width, -1)  # OpenCV drops a single channel.
 
 
-def _flip(rng: np.random.Generator, image: np.ndarray, probability: float):
-  return image[:, ::-1] if rng.random() < probability else image
+def _flip(
+  rng: np.random.Generator, image: np.ndarray, probability: float
+) -> np.ndarray:
+  if rng.random() >= probability:
+    return image
+  # A reversed view would make stacking the batch ten times slower.
+  return cv2.flip(image, 1).reshape(image.shape)
 
 
 def _random_crop(

@@ -66,7 +66,7 @@ class Records(sources.Source):
     if label_key not in class_keys or 'image' not in features:
       raise ValueError(
         f'{name!r} has no image, or no class {label_key!r}: its features are '
-        f'{sorted(features)}, label_key can be any of {class_keys}'
+        f'{sorted(features)}, label_key can be any of {sorted(class_keys)}'
       )
     # Undecoded: the loader's threads decode, and reading labels does not.
     self._records = builder.as_data_source(

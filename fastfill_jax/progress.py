@@ -64,7 +64,10 @@ class Logger:
     _keep(self.path, start_step)
     self._file = self.path.open('a', encoding='utf-8')
     self._board = tensorboardX.SummaryWriter(
-      str(self.path.parent), purge_step=start_step + 1
+      str(self.path.parent),
+      purge_step=start_step + 1,
+      # Else a file of the same second is written over.
+      filename_suffix=f'.{start_step}',
     )
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -102,24 +102,39 @@ def test_a_metric_cannot_be_called_step(tmp_path):
     logger.write(1, {'step': 3.0})
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
+def events(path):
+  """The events of each of TensorBoard's files beside a metrics.jsonl."""
   from tensorboardX.proto import event_pb2
-  from tensorboardX.record_writer import RecordWriter  # noqa: F401
 
-  path = run(tmp_path, 1, 2)
-  (file,) = path.parent.glob('events.out.tfevents.*')
-  data = file.read_bytes()
-  events = []
-  while data:
-    length = int.from_bytes(data[:8], 'little')
-    events.append(event_pb2.Event.FromString(data[12 : 12 + length]))
-    data = data[16 + length :]
+  for file in sorted(path.parent.glob('events.out.tfevents.*')):
+    data, found = file.read_bytes(), []
+    while data:  # length, its checksum, the event, its checksum
+      length = int.from_bytes(data[:8], 'little')
+      found.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+      data = data[16 + length :]
+    yield found
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+  (found,) = events(run(tmp_path, 1, 2))
   values = [
     (event.step, value.tag, value.simple_value)
-    for event in events
+    for event in found
     for value in event.summary.value
   ]
   assert values == [(1, 'loss', 1.0), (2, 'loss', 0.5)]
+
+
+def test_tensorboard_forgets_what_is_done_again(tmp_path):
+  run(tmp_path, 1, 5)
+  path = run(tmp_path, 4, 5, start_step=3)
+  starts = {
+    event.step
+    for found in events(path)
+    for event in found
+    if event.session_log.status == event.session_log.START
+  }
+  assert starts == {1, 4}
 
 
 def test_other_processes_write_nothing(tmp_path):
@@ -196,6 +211,13 @@ def test_items_pass_unchanged(monkeypatch, capsys, terminal, enabled):
   assert ('3/3' in capsys.readouterr().err) == (terminal and enabled)
 
 
+def test_a_resumed_bar_starts_where_it_was(monkeypatch, capsys):
+  monkeypatch.setenv('TTY_COMPATIBLE', '1')
+  for _ in progress.bar(range(2), 'embed', done=3):
+    pass
+  assert '5/5' in capsys.readouterr().err
+
+
 def test_logging_is_itself_again_after_a_broken_off_bar(monkeypatch, capsys):
   monkeypatch.setenv('TTY_COMPATIBLE', '1')
   handler = absl_logging.get_absl_handler().python_handler
@@ -207,4 +229,5 @@ def test_logging_is_itself_again_after_a_broken_off_bar(monkeypatch, capsys):
       assert handler.stream is sys.stderr
       assert handler.stream is not before
       raise KeyError
+  assert handler.stream is before
   assert 'embed' in capsys.readouterr().err

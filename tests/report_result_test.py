@@ -34,11 +34,20 @@ def test_a_result_survives_saving_to_the_last_bit(tmp_path):
   }
 
 
-def test_an_unfinished_result_is_not_there(tmp_path):
-  report_cases.many(1)[0].save(tmp_path)
-  (tmp_path / 'result.json').unlink()
+def test_a_result_half_written_is_not_there(tmp_path, monkeypatch):
+  def full_disk(*_, **__):
+    raise OSError('No space left on device')
+
+  first, second = report_cases.many(1)
+  first.save(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(result.np, 'savez_compressed', full_disk)
+    with pytest.raises(OSError, match='No space'):
+      second.save(tmp_path)
   with pytest.raises(FileNotFoundError):
     report.Result.load(tmp_path)
+  second.save(tmp_path)
+  assert equal(report.Result.load(tmp_path), second)
 
 
 @pytest.mark.parametrize('name', ['result.json', 'result.npz'])

@@ -251,7 +251,7 @@ def grouped(curves, pairs):
 
 def test_gap_of_subgroups_by_hand():
   curves = {
-    'rare': [[0.1, 0.2, 0.5], [0.1, 0.49, 0.5]],
+    'rare': [[0.1, 0.7, 0.5], [0.1, 0.49, 0.5]],
     'often': [[0.5, 0.5, 0.6], [0.5, 0.6, 0.6]],
   }
   results = [grouped(curves, {'rare': (0.1, 0.5), 'often': (0.4, 0.6)})]
@@ -259,7 +259,8 @@ def test_gap_of_subgroups_by_hand():
   assert names == ('often', 'rare')
   random, sigma = groups.summarise(results, names).to_dict('records')
   assert random['start'] == pytest.approx(0.5 - 0.1)
-  assert random['area'] == pytest.approx((0.4 + 0.3 + 0.1) / 3)
+  assert random['area'] == pytest.approx((0.4 - 0.2 + 0.1) / 3)
+  # A gap turned round is not closed.
   assert random['closed'] == 1.0
   # Closed: within a tenth of 0.4 - 0.1 of the last gap.
   assert sigma['closed'] == 0.5

@@ -136,12 +136,12 @@ def test_markdown_rows_have_equal_cells():
 
 
 def test_latex_escapes_and_aligns():
-  results = [
-    report_cases.make({'class_mean': [0.2, 0.8]}, alignment='l2_&_50%{x}\\')
-  ]
+  curves = {'class_mean': [0.2, 0.8], 'distance': [0.3, 0.8]}
+  results = [report_cases.make(curves, alignment='l2_&_50%{x}\\')]
   text = tables.latex(tables.ablation(results, columns=tables.PAPER))
   assert r'l2\_\&\_50\%\{x\}\textbackslash{}' in text
   assert r'class\_mean$^\ddagger$' in text
+  assert r'distance$^\dagger$' in text
   assert text.isascii()
   lines = text.replace(r'\&', '').splitlines()
   rows = [line for line in lines if line.endswith(r'\\')]

@@ -162,7 +162,7 @@ def bar(
 
 def _draw(items, description, total, done, unit, console):
   columns = (
-    rich.progress.TextColumn('{task.description}'),
+    rich.progress.TextColumn('{task.description}', markup=False),
     rich.progress.BarColumn(),
     rich.progress.MofNCompleteColumn(),
     _Rate(unit),

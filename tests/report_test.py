@@ -185,6 +185,15 @@ def test_a_wrong_argument_writes_nothing(tmp_path, arguments, message):
   assert not (tmp_path / 'a').exists()
 
 
+def test_settings_that_json_cannot_hold_write_nothing(tmp_path):
+  with pytest.raises(TypeError, match='set'):
+    report.write(
+      *(tmp_path / 'a', report_cases.many(1)),
+      **{'title': '', 'settings': {'seeds': {1, 2}}, 'versions': {}},
+    )
+  assert not (tmp_path / 'a').exists()
+
+
 # Figures.
 
 

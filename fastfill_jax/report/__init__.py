@@ -59,8 +59,6 @@ def write(
       f'main={main!r} is no alignment; expected one of '
       f'{sorted(set(table.alignment))}.'
     )
-  directory = pathlib.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
   figures = {
     'curves': plots.curves(results, main),
     'alignments': plots.alignments(results),
@@ -69,8 +67,6 @@ def write(
     'groups': plots.subgroups(results, main),
   }
   figures = {name: drawn for name, drawn in figures.items() if drawn}
-  for name, drawn in figures.items():
-    drawing.save(drawn, directory, name)
   texts = {
     'config.json': json.dumps(settings, indent=2) + '\n',
     'versions.json': json.dumps(versions, indent=2) + '\n',
@@ -85,6 +81,11 @@ def write(
   }
   if any(one.groups for one in results):
     texts['groups.csv'] = groups.curves(results).to_csv(index=False)
+  # All is made before anything is written: an error leaves the old report.
+  directory = pathlib.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  for name, drawn in figures.items():
+    drawing.save(drawn, directory, name)
   for name, text in texts.items():
     result.write_text(directory / name, text)
 

@@ -55,11 +55,11 @@ def curves(results: Sequence[result.Result]) -> pd.DataFrame:
 def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
   """Each curve of each seed in a few numbers.
 
-  The area is the plain mean over the cutoffs (FastFill's protocol, arXiv
-  2303.04766, section 4), to which `_trapezoid` gives the integral. Columns
-  ending in `_se` hold standard errors over queries. Of an area it is the mean
-  of the points' standard errors: an upper bound, reached where the same
-  queries go wrong at every cutoff, as they nearly do.
+  The area is the plain mean over the cutoffs, as FastFill (arXiv 2303.04766)
+  reports it; the trapezoid rule's integral stands beside it. Columns ending in
+  `_se` hold standard errors over queries. Of an area it is the mean of the
+  points' standard errors: an upper bound, nearly reached, since the same
+  queries are asked at every cutoff.
 
   Args:
     results: All seeds and alignments.

@@ -59,14 +59,7 @@ def write(
       f'main={main!r} is no alignment; expected one of '
       f'{sorted(set(table.alignment))}.'
     )
-  figures = {
-    'curves': plots.curves(results, main),
-    'alignments': plots.alignments(results),
-    'uncertainty': plots.uncertainty(results, main),
-    'training': plots.training(training or {}),
-    'groups': plots.subgroups(results, main),
-  }
-  figures = {name: drawn for name, drawn in figures.items() if drawn}
+  figures = _figures(results, main, training or {})
   texts = {
     'config.json': json.dumps(settings, indent=2) + '\n',
     'versions.json': json.dumps(versions, indent=2) + '\n',
@@ -107,3 +100,15 @@ def table(results: Sequence[Result]) -> rich.table.Table:
     tables.ablation(results, columns=tables.TERMINAL, decimals=1),
     f'Area under the backfilling curve, in % ({document.spread(results)})',
   )
+
+
+def _figures(results, main, training):
+  """All figures there is something to draw for, by file name."""
+  figures = {
+    'curves': plots.curves(results, main),
+    'alignments': plots.alignments(results),
+    'uncertainty': plots.uncertainty(results, main),
+    'training': plots.training(training),
+    'groups': plots.subgroups(results, main),
+  }
+  return {name: drawn for name, drawn in figures.items() if drawn is not None}

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import models_inputs
@@ -5,6 +7,8 @@ import numpy as np
 import pytest
 
 from fastfill_jax import models
+
+SMALL = ('mlp', 'cnn')
 
 
 @pytest.mark.parametrize(
@@ -47,9 +51,7 @@ def test_only_the_last_block_is_narrow(name, wide, narrow):
   assert ours == plain - wide + narrow
 
 
-@pytest.mark.parametrize(
-  'name', ['resnet18', 'resnet50', 'vit_s16', 'mlp', 'cnn']
-)
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'vit_s16', *SMALL])
 def test_every_encoder_is_float32_at_its_borders(name):
   encoder = models.make_encoder(name, embedding_dim=7, dtype='bfloat16')
   images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -137,15 +139,23 @@ def test_batch_norm_on_four_devices_is_that_of_one():
     )
 
 
-def test_bfloat16_is_near_float32():
-  images = models_inputs.make((4, 8, 8, 3))
-  embeddings = []
-  for dtype in ('float32', 'bfloat16'):
-    encoder = models.make_encoder('cnn', widths=(8, 8), dtype=dtype)
-    variables = models_inputs.fill(encoder, images)
-    embeddings.append(jax.jit(encoder.apply)(variables, images))
-  np.testing.assert_allclose(*embeddings, atol=0.1 * embeddings[0].std())
-  assert (embeddings[0] != embeddings[1]).any()  # the dtype was obeyed
+@pytest.mark.parametrize(
+  'dtype, short', [('float32', 'f32'), ('bfloat16', 'bf16')]
+)
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'vit_s16', *SMALL])
+def test_every_product_is_computed_in_the_dtype(name, dtype, short):
+  encoder = models.make_encoder(name, dtype=dtype)
+  images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+  variables = jax.eval_shape(encoder.init, jax.random.key(0), images)
+  program = jax.jit(encoder.apply).lower(variables, images).as_text()
+  products = re.findall(
+    r'stablehlo\.(?:convolution|dot_general).*: \((.*)\) ->', program
+  )
+  assert products
+  dtypes = {
+    dtype for types in products for dtype in re.findall(r'x(b?f\d+)>', types)
+  }
+  assert dtypes == {short}
 
 
 def test_options_have_their_effect():

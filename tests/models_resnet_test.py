@@ -73,7 +73,7 @@ def test_resnet_is_its_plain_statement(stem, bottleneck, strides):
     stem=stem,
     width=2,
   )
-  images = models_inputs.make((2, 13, 13, 3))
+  images = models_inputs.make((2, 16, 16, 3))
   variables = models_inputs.fill(encoder, images)
   embedding = jax.jit(encoder.apply)(variables, images)
   for got, image in zip(embedding, images, strict=True):

@@ -9,6 +9,12 @@ from fastfill_jax.models import layers
 POOLS = ('cls', 'mean')
 
 
+def _attend(query, key, value, **_):
+  # JAX's own keeps the scores and their softmax in float32 without widening
+  # the operands of the products, as Linen's would.
+  return jax.nn.dot_product_attention(query, key, value)
+
+
 class _Block(nn.Module):
   """Attention and a perceptron, each behind a LayerNorm, each residual."""
 
@@ -23,7 +29,7 @@ class _Block(nn.Module):
       self.num_heads,
       dtype=self.dtype,
       kernel_init=nn.initializers.xavier_uniform(),
-      force_fp32_for_softmax=True,
+      attention_fn=_attend,
     )(x, x)
     tokens = tokens + x
     x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(tokens)

@@ -1,0 +1,261 @@
+"""The work of a config's stages, counted in the very steps that they run.
+
+Nothing is run and, for the data sets of `DATA_SETS`, no data has to be there
+(--config.data.name=vgg_face2 stands for its folders). A minority that is cut
+is counted in full.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fastfill_jax import (
+  align,
+  data,
+  dataset,
+  encoder,
+  flops,
+  models,
+  parallel,
+  side_information,
+  training,
+)
+from fastfill_jax.models import alignment, heads
+
+# The exact sweep takes about four times its two matrix products.
+SWEEP_UTILISATION = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSize:
+  """Examples of the training split and of the gallery; shape as stored."""
+
+  train: int
+  gallery: int
+  num_classes: int
+  image_shape: tuple[int, int, int]
+
+
+DATA_SETS = {
+  'cifar100': DataSize(50_000, 10_000, 100, (32, 32, 3)),
+  'imagenet2012': DataSize(1_281_167, 50_000, 1_000, (375, 500, 3)),
+  'places365_small': DataSize(1_803_460, 36_500, 365, (256, 256, 3)),
+  'stanford_online_products': DataSize(59_551, 60_502, 22_634, (512, 512, 3)),
+  'vgg_face2': DataSize(3_141_890, 169_396, 9_131, (256, 256, 3)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """The work of one stage, over all seeds.
+
+  Attributes:
+    name: As in the config's stages.
+    parameters: Of its networks.
+    examples: How many pass through it.
+    work: Of all of them.
+    dtype: Of its matrix products.
+    images: How many images the hosts read and decode for it.
+    utilisation: None: the hardware's.
+  """
+
+  name: str
+  parameters: int
+  examples: int
+  work: flops.Work
+  dtype: str = 'float32'
+  images: int = 0
+  utilisation: float | None = None
+
+
+def data_size(config: ConfigDict) -> DataSize:
+  """Sizes of the config's data set, opened only if they are not known.
+
+  Raises:
+    ValueError: If a split is empty, or missing where it has to be there.
+  """
+  base = config.data.name.partition(':')[0]
+  if base in DATA_SETS:
+    return DATA_SETS[base]
+  train = dataset.open_split(config, config.data.train_split)
+  gallery = dataset.open_split(config, config.data.gallery_split)
+  return DataSize(
+    len(train),
+    len(gallery),
+    train.num_classes,
+    dataset.image(train, 0).shape,
+  )
+
+
+def stages(config: ConfigDict, size: DataSize) -> list[Stage]:
+  """The config's stages in their order; closed forms are free."""
+  encoder_runs = 1 if config.share_encoders else len(config.seeds)
+  found = [
+    encoder_stage(config, which, size, encoder_runs)
+    for which in ('old', 'new', *(('side',) if config.side.enabled else ()))
+  ]
+  found.append(embed_stage(config, size, encoder_runs))
+  found.append(align_stage(config, size))
+  found.append(evaluate_stage(config, size))
+  return found
+
+
+def _images(transform: ConfigDict, size: DataSize, batch_size: int):
+  """The shape of a batch of images, [batch, (view,) height, width, channel]."""
+  image = np.zeros(size.image_shape, np.uint8)
+  example = data.make_transform(**transform)(np.random.default_rng(0), image)
+  return jax.ShapeDtypeStruct((batch_size, *example.shape), np.uint8)
+
+
+def _labels(batch_size):
+  return jax.ShapeDtypeStruct((batch_size,), np.int32)
+
+
+def encoder_stage(
+  config: ConfigDict, which: str, size: DataSize, runs: int
+) -> Stage:
+  """Training of the 'old', 'new' or 'side' encoder."""
+  model = config[which]
+  share = 1 - config.data.validation_fraction
+  if which != 'side':
+    # Classes are taken to be of one size.
+    named = len(model.classes) / size.num_classes
+    share *= named or model.class_fraction
+  network = models.make_encoder(axis_name=parallel.AXIS, **model.encoder)
+  optimizer, num_steps = encoder.make_optimizer(model, int(size.train * share))
+  normalise = dataset.normaliser(config)
+  batch_size = model.batch_size
+  if which == 'side':
+    head = heads.Projection(model.projection_dim)
+    images = _images(model.transform, size, batch_size)
+    step = side_information.make_step(
+      network, head, optimizer, normalise, model.temperature
+    )
+  else:
+    head = encoder.make_head(size.num_classes, **model.head)
+    images = _images(config.data.train_transform, size, batch_size)
+    step = encoder.make_step(
+      network, head, optimizer, normalise, model.label_smoothing
+    )
+  single = jax.ShapeDtypeStruct((1, *images.shape[-3:]), jnp.float32)
+  state = jax.eval_shape(
+    lambda x: encoder.initialise(network, head, optimizer, x, seed=0), single
+  )
+  batch = {'image': images, 'label': _labels(batch_size)}
+  work = flops.count(step, state, batch, axis_name=parallel.AXIS)
+  examples = batch_size * num_steps * runs
+  return Stage(
+    which,
+    flops.parameters(state.params),
+    examples,
+    work * (num_steps * runs),
+    model.encoder.dtype,
+    0 if config.data.in_memory else examples,
+  )
+
+
+def embed_stage(config: ConfigDict, size: DataSize, runs: int) -> Stage:
+  """One pass of all encoders over the views and the gallery."""
+  batch_size = config.embed.batch_size
+  images = _images(config.data.train_transform, size, batch_size)
+  images = jax.ShapeDtypeStruct(images.shape, jnp.float32)
+  work, parameters = flops.Work(), 0
+  for which in ('old', 'new', *(('side',) if config.side.enabled else ())):
+    network = models.make_encoder(**config[which].encoder)
+    apply = functools.partial(network.apply, train=False)
+    variables = jax.eval_shape(
+      functools.partial(network.init, train=False), jax.random.key(0), images
+    )
+    work += flops.count(apply, variables, images)
+    parameters += flops.parameters(variables['params'])
+  train = int(size.train * (1 - config.data.validation_fraction))
+  # Queries of their own are taken to be as many as the gallery.
+  splits = 2 if config.data.query_split else 1
+  examples = runs * (config.embed.views * train + splits * size.gallery)
+  return Stage(
+    'embed',
+    parameters,
+    examples,
+    work * (examples / batch_size),
+    config.new.encoder.dtype,
+    0 if config.data.in_memory else examples,
+  )
+
+
+def align_stage(config: ConfigDict, size: DataSize) -> Stage:
+  """Training of every alignment network for every seed."""
+  recipe = config.align
+  train = int(size.train * (1 - config.data.validation_fraction))
+  total = Stage('align', 0, 0, flops.Work())
+  for definition in config.alignments.values():
+    if definition.kind == 'network':
+      optimizer, num_steps = encoder.make_optimizer(recipe, train)
+      times = num_steps * len(config.seeds)
+      parameters, work = _alignment_step(config, definition, size, optimizer)
+      total = dataclasses.replace(
+        total,
+        parameters=max(total.parameters, parameters),
+        examples=total.examples + recipe.batch_size * times,
+        work=total.work + work * times,
+      )
+  return total
+
+
+def _alignment_step(config, definition, size, optimizer):
+  """Parameters, and the work of one step."""
+  dims = {
+    which: config[which].encoder.embedding_dim
+    for which in ('old', 'new', *(('side',) if definition.side else ()))
+  }
+  network = alignment.Alignment(
+    dims['new'],
+    hidden_dim=config.align.hidden_dim,
+    uncertainty=definition.uncertainty,
+    axis_name=parallel.AXIS,
+  )
+  batch_size = config.align.batch_size
+  batch = {
+    which: jax.ShapeDtypeStruct((batch_size, dim), jnp.float32)
+    for which, dim in dims.items()
+  }
+  variables = jax.eval_shape(
+    network.init, jax.random.key(0), batch['old'], batch.get('side')
+  )
+  state = training.State(
+    jax.ShapeDtypeStruct((), jnp.int32),
+    variables['params'],
+    variables['batch_stats'],
+    jax.eval_shape(optimizer.init, variables['params']),
+  )
+  step = align.make_step(
+    network,
+    encoder.make_head(size.num_classes, **config.new.head),
+    np.zeros((dims['new'], size.num_classes), np.float32),
+    optimizer,
+    definition,
+    config.align.label_smoothing,
+    train=True,
+  )
+  batch['label'] = _labels(batch_size)
+  work = flops.count(step, state, batch, axis_name=parallel.AXIS)
+  return flops.parameters(state.params), work
+
+
+def evaluate_stage(config: ConfigDict, size: DataSize) -> Stage:
+  """Two matrix products a sweep: of each alignment and its references."""
+  dims = [config[which].encoder.embedding_dim for which in ('old', 'new')]
+  references = 3 if dims[0] == dims[1] else 2
+  sweeps = len(config.alignments) * len(config.seeds) * (1 + references)
+  query = jax.ShapeDtypeStruct((size.gallery, max(dims)), jnp.float32)
+  work = flops.count(lambda q, old, new: (q @ old.T, q @ new.T), *3 * [query])
+  return Stage(
+    'evaluate',
+    0,
+    sweeps * size.gallery,
+    work * sweeps,
+    utilisation=SWEEP_UTILISATION,
+  )

@@ -1,0 +1,277 @@
+"""Counted work against hand-worked sums and XLA; hours against arithmetic."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from configs import digits
+from fastfill_jax import cost, flops, hardware, workload
+from fastfill_jax.models import resnet, vit
+
+
+def shape(*sizes, dtype='float32'):
+  return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def xla_flops(function, *args):
+  return jax.jit(function).lower(*args).cost_analysis()['flops']
+
+
+def test_matrix_product():
+  work = flops.count(jnp.dot, shape(3, 5), shape(5, 7))
+  assert work == flops.Work(2 * 3 * 5 * 7, 4 * (3 * 5 + 5 * 7 + 3 * 7))
+  batched = flops.count(jnp.matmul, shape(2, 3, 5), shape(2, 5, 7))
+  assert batched.flops == 2 * work.flops
+  half = flops.count(jnp.dot, *2 * [shape(4, 4, dtype='bfloat16')])
+  assert half.bytes == 2 * 3 * 4 * 4
+
+
+def test_convolution_by_hand():
+  convolve = functools.partial(
+    lax.conv_general_dilated,
+    window_strides=(1, 1),
+    padding='SAME',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  work = flops.count(convolve, shape(2, 7, 7, 5), shape(3, 3, 5, 4))
+  # Along a side of 7, the inner 5 places meet 3 weights, the border ones 2.
+  assert work.flops == 2 * 2 * 4 * 5 * (5 * 3 + 2 * 2) ** 2
+  elements = 2 * 7 * 7 * 5 + 3 * 3 * 5 * 4 + 2 * 7 * 7 * 4
+  assert work.bytes == 4 * elements
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'window_strides': (2, 1), 'padding': 'SAME'},
+    {'window_strides': (1, 2), 'padding': 'VALID'},
+    {'window_strides': (1, 1), 'padding': ((3, 0), (1, 4))},
+    {'lhs_dilation': (2, 3), 'padding': ((2, 2), (1, 1))},
+    {'rhs_dilation': (2, 3), 'padding': 'SAME'},
+    {'feature_group_count': 2, 'padding': 'SAME'},
+  ],
+  ids=str,
+)
+def test_convolutions_as_xla_counts_them(options):
+  options = {'window_strides': (1, 1)} | options
+  groups = options.get('feature_group_count', 1)
+  convolve = functools.partial(
+    lax.conv_general_dilated,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    **options,
+  )
+  args = shape(2, 9, 11, 6), shape(3, 3, 6 // groups, 4)
+  assert flops.count(convolve, *args).flops == xla_flops(convolve, *args)
+
+  def squares(images, kernel):
+    return jnp.sum(convolve(images, kernel) ** 2)
+
+  gradients = jax.grad(squares, argnums=(0, 1))
+  # The squares and their sum add a little in XLA's count.
+  counted = flops.count(gradients, *args).flops
+  assert counted == pytest.approx(xla_flops(gradients, *args), rel=0.02)
+
+
+def test_control_flow():
+  matrix = shape(4, 4)
+  once = flops.count(jnp.dot, matrix, matrix)
+
+  def scanned(x):
+    return lax.scan(lambda carry, _: (carry @ x, None), x, length=6)[0]
+
+  def chosen(x):
+    return lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
+  def unbounded(x):
+    return lax.while_loop(lambda x: x[0, 0] > 0, lambda x: x @ x, x)
+
+  assert flops.count(scanned, matrix) == once * 6
+  assert flops.count(chosen, matrix) == once * 2
+  assert flops.count(jax.jit(jnp.dot), matrix, matrix) == once
+  with pytest.raises(ValueError, match='unknown length'):
+    flops.count(unbounded, matrix)
+
+
+@pytest.mark.parametrize(
+  ('network', 'size'),
+  [
+    (resnet.ResNet((1, 1), bottleneck=False, width=32), 64),
+    (resnet.ResNet((1, 1), bottleneck=True, width=32, stem='small'), 32),
+    (vit.ViT(width=128, depth=1, num_heads=4), 64),
+  ],
+  ids=['basic', 'bottleneck', 'transformer'],
+)
+def test_encoders_as_xla_counts_them(network, size):
+  images = shape(2, size, size, 3)
+  variables = jax.eval_shape(network.init, jax.random.key(0), images)
+
+  def loss(params, rest, images):
+    embedding, _ = network.apply(
+      {'params': params, **rest}, images, train=True, mutable=['batch_stats']
+    )
+    return jnp.sum(embedding)
+
+  params = variables.pop('params')
+  args = params, variables, images
+  step = jax.value_and_grad(loss)
+  # XLA counts what lies between the products too: the more, the narrower.
+  ours, xla = flops.count(step, *args).flops, xla_flops(step, *args)
+  assert 0.93 * xla < ours < xla
+
+
+def test_hardware_by_name():
+  assert hardware.get('H100').bfloat16 == 989e12
+  assert hardware.find('NVIDIA H100 80GB HBM3') is hardware.get('h100')
+  assert hardware.find('TPU v5 lite') is hardware.get('v5e')
+  assert hardware.find('TPU v5') is hardware.get('v5p')
+  assert hardware.find('TPU v6 lite') is hardware.get('v6e')
+  assert hardware.find('cpu') is None
+  with pytest.raises(ValueError, match=r"'h1000'.*mean 'h100'.*'here'"):
+    hardware.get('h1000')
+
+
+def test_hardware_here_is_measured():
+  here = hardware.measure(size=64)
+  assert min(here.bfloat16, here.float32, here.bandwidth) > 0
+  assert here.host_cores > 0
+
+
+@pytest.fixture(scope='module')
+def digits_stages():
+  config = digits.get_config()
+  stages = workload.stages(config, workload.data_size(config))
+  return {stage.name: stage for stage in stages}
+
+
+def test_examples_of_every_stage(digits_stages):
+  assert list(digits_stages) == ['old', 'new', 'embed', 'align', 'evaluate']
+  seeds = 3
+  examples = {name: stage.examples for name, stage in digits_stages.items()}
+  # Half of the classes: half of 1,000 examples; 30 epochs of whole batches.
+  assert examples['old'] == 500 * 30 * seeds
+  assert examples['new'] == 1000 * 30 * seeds
+  assert examples['embed'] == (8 * 1000 + 797) * seeds
+  networks, closed_forms, sweeps = 7, 2, 3
+  assert examples['align'] == 1000 * 40 * networks * seeds
+  assert examples['evaluate'] == 797 * (networks + closed_forms) * sweeps * 3
+
+
+def test_work_of_the_old_perceptron(digits_stages):
+  old = digits_stages['old']
+  # 64 pixels -> 16 -> 16 -> 10 classes: forward, gradient of the weights, and
+  # of the inputs but for the pixels.
+  terms = 2 * 64 * 16 + 3 * 16 * 16 + 3 * 16 * 10
+  assert old.work.flops == 2 * terms * old.examples
+  # Both dense layers have biases or norms beside their kernels.
+  assert old.parameters >= 64 * 16 + 16 * 16 + 16 * 10
+
+
+def test_work_of_the_sweep(digits_stages):
+  stage = digits_stages['evaluate']
+  sweeps = stage.examples // 797
+  # Old and new scores of every pair, in the wider of the two spaces.
+  assert stage.work.flops == sweeps * 2 * (2 * 797 * 797 * 32)
+
+
+def test_side_information_is_a_stage_of_two_views():
+  config = digits.get_config('debug')
+  config.side.enabled = True
+  size = workload.data_size(config)
+  new = workload.encoder_stage(config, 'new', size, runs=1)
+  side = workload.encoder_stage(config, 'side', size, runs=1)
+  assert side.examples == new.examples
+  assert side.work.flops > 1.9 * new.work.flops
+
+
+def test_sizes_are_known_without_the_data():
+  config = types.SimpleNamespace(
+    data=types.SimpleNamespace(name='imagenet2012:5.1.0')
+  )
+  assert workload.data_size(config).train == 1_281_167
+
+
+DEVICE = hardware.Hardware('x', 100.0, 50.0, 10.0, 4.0, utilisation=0.5)
+
+
+def test_seconds_and_their_limit():
+  stage = workload.Stage('new', 1, 60, flops.Work(6000, 300), 'bfloat16', 60)
+
+  def limit(**options):
+    return cost.seconds(stage, DEVICE, **options)
+
+  # 6000 FLOP at 100/s, half of it used; 300 bytes at 10/s; 60 images, 4 cores.
+  assert limit() == (6000 / 100 / 0.5, 'compute')
+  assert limit(devices=2) == (6000 / 100 / 0.5 / 2, 'compute')
+  assert limit(utilisation=0.25) == (6000 / 100 / 0.25, 'compute')
+  assert limit(images_per_core=0.1) == (60 / (0.1 * 4), 'input')
+  stage = workload.Stage('x', 1, 60, flops.Work(600, 300), utilisation=0.2)
+  assert limit() == (300 / 10 / 0.2, 'memory')
+  stage = workload.Stage('x', 1, 60, flops.Work(6000, 300))
+  assert limit() == (6000 / 50 / 0.5, 'compute')
+
+
+def test_cores_that_keep_a_device_busy():
+  stage = workload.Stage('new', 1, 60, flops.Work(6000, 300), 'bfloat16', 60)
+  align = workload.Stage('align', 1, 999, flops.Work(1, 1))
+  # 120 s for 60 images; a core decodes 0.2 a second.
+  cores = cost.cores_needed([stage, align], DEVICE, images_per_core=0.2)
+  assert cores == pytest.approx(60 / 120 / 0.2)
+  assert cost.cores_needed([align], DEVICE) == 0
+
+
+def test_tables():
+  stages = [
+    workload.Stage('new', 2_500_000, 4_000_000, flops.Work(8e15, 2e12)),
+    workload.Stage('align', 0, 0, flops.Work()),
+  ]
+  assert cost.work_table(stages).splitlines()[2:] == [
+    '| new   | 2.50         | 4          | 2             | 8     | 2        |'
+  ]
+  device = hardware.Hardware('x', 1e12, 1e12, 1e12, 4.0, utilisation=0.5)
+  lines = cost.hours_table(stages, [device], count=2).splitlines()
+  assert [cell.strip() for cell in lines[0].split('|')[1:-1]] == [
+    '2 ×',
+    'utilisation',
+    'new',
+    'align',
+    'all',
+    'cores per device',
+  ]
+  assert [cell.strip() for cell in lines[2].split('|')[1:-1]] == [
+    'x',
+    '50% (assumed)',
+    '2.2 h, compute',
+    '0.0 s, compute',
+    '2.2 h',
+    'none',
+  ]
+  measured = cost.hours_table(stages, [device], count=2, utilisation=0.25)
+  assert '25% (measured)' in measured
+  assert '4.4 h' in measured
+
+
+def test_main(digits_stages, monkeypatch, capsys, caplog):
+  config = digits.get_config()
+  found = list(digits_stages.values())
+  monkeypatch.setattr(workload, 'stages', lambda *_: found)
+  assert cost.main(config, ['v5e', 'a100'], 1, None, 645.0) == 0
+  printed = capsys.readouterr().out.splitlines()
+  assert [line.split()[1] for line in printed[2:7]] == [
+    'old',
+    'new',
+    'embed',
+    'align',
+    'evaluate',
+  ]
+  assert [line.split()[1] for line in printed[-2:]] == ['v5e', 'a100']
+  for arguments, message in (
+    ((['v5'], 1, None, 645.0), "Did you mean 'v5"),
+    ((['v5e'], 0, None, 645.0), '--devices=0'),
+    ((['v5e'], 1, 1.5, 645.0), '--utilisation=1.5'),
+  ):
+    assert cost.main(config, *arguments) == 1
+    assert message in caplog.text

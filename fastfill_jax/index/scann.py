@@ -58,7 +58,7 @@ class ScannIndex(base.Index):
   Args:
     distance: 'l2', 'cosine' or 'dot'.
     leaves_to_search: Share of the partitions searched, in (0, 1]: recall
-      against speed.
+      against speed. The attribute may be changed between searches.
     reorder: How many candidates are scored again exactly, at least; four
       times k if that is more.
     quantise_from: Smallest gallery that is searched by codes.
@@ -86,7 +86,7 @@ class ScannIndex(base.Index):
     if reorder < 1:
       raise ValueError(f'reorder={reorder} is not positive.')
     self._scann = import_scann()
-    self._leaves_to_search = leaves_to_search
+    self.leaves_to_search = leaves_to_search
     self._reorder = reorder
     self._quantise_from = quantise_from
     self._partition_from = partition_from
@@ -164,7 +164,7 @@ class ScannIndex(base.Index):
     }
 
   def _leaves(self, num_leaves):
-    return math.ceil(self._leaves_to_search * num_leaves)
+    return math.ceil(self.leaves_to_search * num_leaves)
 
   def _save(self, directory):
     # Relative paths: the folder may be moved.

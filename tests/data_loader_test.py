@@ -154,6 +154,7 @@ def test_in_order_pads_and_masks_the_last_batch():
   assert [len(batch['image']) for batch in batches] == [3, 3, 3]
   assert where.tolist() == [True] * 7 + [False] * 2
   np.testing.assert_array_equal(index[where], indices)
+  assert index[~where].tolist() == [8, 8]
   image = np.concatenate([batch['image'] for batch in batches])
   np.testing.assert_array_equal(image[1], source[3]['image'])
 

@@ -185,7 +185,10 @@ def test_labels_are_kept_on_disk(data_dir, tmp_path, monkeypatch):
     patch.setattr(records.Records, '_read_columns', None)  # Not called.
     np.testing.assert_array_equal(open_().labels, labels)
   # A file of something else is read anew and replaced.
-  np.savez(kept, label=np.zeros(3, np.int32))
+  np.savez(kept, label=np.zeros(7, np.int32))
+  np.testing.assert_array_equal(open_().labels, labels)
+  short = dict.fromkeys(('label', 'coarse_label', 'height'), labels[1:])
+  np.savez(kept, **short)
   np.testing.assert_array_equal(open_().labels, labels)
   kept.write_bytes(kept.read_bytes()[:50])
   np.testing.assert_array_equal(open_().labels, labels)
@@ -262,9 +265,21 @@ def test_other_formats_name_the_converter(data_dir, tmp_path):
       data.open_source('flowers', 'train', data_dir=tmp_path)
 
 
-def test_lost_records_and_files_are_noticed(data_dir, tmp_path):
+@pytest.mark.parametrize('said', [6, 8])
+def test_another_number_of_records_is_noticed(said, data_dir, tmp_path):
+  info = _copy(data_dir, tmp_path) / 'dataset_info.json'
+  info.write_text(info.read_text().replace('"7"', f'"{said}"'))
+  with pytest.raises(ValueError, match=f'hold 7 records .* says {said}'):
+    data.open_source('flowers', 'train', data_dir=tmp_path)
+
+
+def test_lost_and_damaged_files_are_noticed(data_dir, tmp_path):
   folder = _copy(data_dir, tmp_path)
-  (folder / 'flowers-train.array_record-00000-of-00001').unlink()
+  shard = folder / 'flowers-train.array_record-00000-of-00001'
+  shard.write_bytes(shard.read_bytes()[:-100])
+  with pytest.raises(ValueError, match=f'beside {shard} is damaged'):
+    data.open_source('flowers', 'train', data_dir=tmp_path)
+  shard.unlink()
   with pytest.raises(FileNotFoundError, match='1 of 1 record files'):
     data.open_source('flowers', 'train', data_dir=tmp_path)
   # The other split is whole.

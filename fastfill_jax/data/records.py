@@ -43,19 +43,15 @@ class Records(sources.Source):
     label_key: str | None = None,
   ):
     """Opens the records; see `opening.open_source`."""
-    folder = find(name, data_dir)
-    if folder is None:
-      raise FileNotFoundError(_how_to_prepare(name, data_dir))
-    _check_format(folder)
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(str(folder))
+    builder = _open_builder(name, data_dir)
     base = name.partition(':')[0]
     if split == 'test':
       split = _TEST_SPLITS.get(base, split)
     sources.check_split(name, split, list(builder.info.splits))
     info, features = builder.info.splits[split], builder.info.features
-    _check_files(info.filepaths)
+    _check_files([str(path) for path in info.filepaths], info.num_examples)
 
     class_keys = [
       key
@@ -72,12 +68,6 @@ class Records(sources.Source):
     self._records = builder.as_data_source(
       split, decoders={'image': tfds.decode.SkipDecoding()}
     )
-    # Other formats have been seen to lose rows in silence.
-    if len(self._records) != info.num_examples:
-      raise ValueError(
-        f'{folder} holds {len(self._records)} records of {split!r} where its '
-        f'dataset_info.json says {info.num_examples}: prepare it again'
-      )
     self._name, self._split, self._label_key = name, split, label_key
     self._number_keys = [
       key
@@ -87,7 +77,8 @@ class Records(sources.Source):
     self._held: dict[str, np.ndarray] | None = None
     self._cache = None
     if cache_dir is not None:
-      kind = '-'.join((base.replace('/', '-'), folder.name, split))
+      version = str(builder.info.version)
+      kind = '-'.join((base.replace('/', '-'), version, split))
       self._cache = pathlib.Path(cache_dir) / f'columns-{kind}.npz'
     super().__init__(
       sources.make_ids(split, list(builder.info.splits), len(self._records)),
@@ -200,7 +191,13 @@ def _root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   return pathlib.Path(data_dir).expanduser()
 
 
-def _check_format(folder: pathlib.Path):
+def _open_builder(name: str, data_dir: str | os.PathLike[str] | None):
+  """Opens a data set's description; only ArrayRecord goes on from there."""
+  import tensorflow_datasets as tfds
+
+  folder = find(name, data_dir)
+  if folder is None:
+    raise FileNotFoundError(_how_to_prepare(name, data_dir))
   text = (folder / 'dataset_info.json').read_text()
   kind = json.loads(text).get('fileFormat', 'tfrecord')
   if kind != 'array_record':
@@ -209,14 +206,30 @@ def _check_format(folder: pathlib.Path):
       'TensorFlow; convert a tfrecord one with: python -m '
       f'fastfill_jax.data.convert --from={folder} --to=DIR'
     )
+  return tfds.builder_from_directory(str(folder))
 
 
-def _check_files(paths: Sequence[os.PathLike[str]]):
-  missing = [str(path) for path in paths if not os.path.exists(path)]
+def _check_files(paths: list[str], num_examples: int):
+  """Looks at the end of every file, where it says how much it holds."""
+  from array_record.python import array_record_data_source
+
+  missing = [path for path in paths if not os.path.exists(path)]
   if missing:
     raise FileNotFoundError(
       f'{len(missing)} of {len(paths)} record files are missing, such as '
       f'{missing[0]}: prepare the data set again, or copy them'
+    )
+  try:
+    found = len(array_record_data_source.ArrayRecordDataSource(paths))
+  except RuntimeError as error:
+    raise ValueError(
+      f'a record file beside {paths[0]} is damaged: {error}; prepare the data '
+      'set again, or copy it'
+    ) from error
+  if found != num_examples:
+    raise ValueError(
+      f'{len(paths)} files such as {paths[0]} hold {found} records where '
+      f'dataset_info.json says {num_examples}: prepare the data set again'
     )
 
 

@@ -245,6 +245,19 @@ def test_unknown_splits_are_named(data_dir):
       data.open_source(name, 'validation')
 
 
+def test_unknown_options_are_named(data_dir):
+  for name, accepted in (
+    ('digits', r'\[\]'),
+    ('fake', "'image_size', .*'train_examples'"),
+    ('flowers', r"\['label_key'\]"),
+    ('image_folder', r'\[\]'),
+  ):
+    with pytest.raises(
+      ValueError, match=rf"\['sise'\]: it accepts .*{accepted}"
+    ):
+      data.open_source(name, 'train', data_dir=data_dir, sise=3)
+
+
 def _copy(data_dir, tmp_path):
   source = data_dir / 'flowers' / '2.0.0'
   target = tmp_path / 'flowers' / '2.0.0'

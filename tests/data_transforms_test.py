@@ -1,3 +1,4 @@
+import inspect
 import io
 
 import cv2
@@ -199,6 +200,22 @@ def test_unknown_transforms_and_options_are_named():
     transforms.make_transform('pad_crop_flips')
   with pytest.raises(ValueError, match=r"\['sise'\].*\['size', 'flip'\]"):
     transforms.make_transform('resize_flip', sise=3)
+
+
+def test_options_out_of_range_are_named():
+  with pytest.raises(ValueError, match=r'flip=2 of .* give 0 to 1'):
+    transforms.make_transform('resize_flip', flip=2)
+  with pytest.raises(ValueError, match=r'size=0 of .* give 1 to inf'):
+    transforms.make_transform('resize_flip', size=0)
+  with pytest.raises(ValueError, match='size=9: give at most resize=8'):
+    transforms.resize_center_crop(_rng(), _image(), size=9, resize=8)
+
+
+def test_every_option_has_a_range():
+  for name, transform in transforms.TRANSFORMS.items():
+    defaults = inspect.signature(transform).parameters.values()
+    options = {p.name: p.default for p in defaults if p.default is not p.empty}
+    transforms.make_transform(name, **options)
 
 
 def test_normalise():

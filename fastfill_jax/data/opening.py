@@ -1,10 +1,16 @@
 """Opens a data set by name."""
 
+import inspect
 import os
 
 from fastfill_jax.data import folders, records, sources
 
-_MADE_HERE = {'digits': sources.digits, 'fake': sources.Fake}
+# Each takes what it needs of open_source's arguments; TFDS has the other names.
+_OPENERS = {
+  'digits': sources.digits,
+  'fake': sources.Fake,
+  'image_folder': folders.Folder,
+}
 
 
 def open_source(
@@ -39,16 +45,25 @@ def open_source(
   Raises:
     FileNotFoundError: the data is not there; the message names the command
       that prepares it, and its size.
-    ValueError: an unknown split, label or file format.
+    ValueError: an unknown option, split, label or file format.
   """
-  if name in _MADE_HERE:
-    source = _MADE_HERE[name](split, **options)
-  elif name == 'image_folder':
-    source = folders.Folder(split, data_dir, **options)
-  else:
-    source = records.Records(
-      name, split, data_dir=data_dir, cache_dir=cache_dir, **options
+  opener = _OPENERS.get(name, records.Records)
+  taken = set(inspect.signature(opener).parameters)
+  common = {
+    'name': name,
+    'split': split,
+    'data_dir': data_dir,
+    'cache_dir': cache_dir,
+  }
+  accepted = taken - set(common)
+  unknown = sorted(set(options) - accepted)
+  if unknown:
+    raise ValueError(
+      f'{name!r} has no option {unknown}: it accepts {sorted(accepted)}'
     )
+  source = opener(
+    **{key: common[key] for key in taken & set(common)}, **options
+  )
   return sources.hold(source) if in_memory else source
 
 
@@ -56,7 +71,7 @@ def is_prepared(
   name: str, data_dir: str | os.PathLike[str] | None = None
 ) -> bool:
   """Says whether open_source would find the data set."""
-  if name in _MADE_HERE:
+  if name in ('digits', 'fake'):
     return True
   if name == 'image_folder':
     return bool(folders.splits(data_dir))

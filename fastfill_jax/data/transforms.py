@@ -93,6 +93,8 @@ def resize_center_crop(
 ) -> np.ndarray:
   """Brings the shorter side to `resize` pixels and cuts out the centre."""
   del rng
+  if size > resize:
+    raise ValueError(f'size={size}: give at most resize={resize}')
   height, width = image.shape[:2]
   scale = resize / min(height, width)
   image = _resize(image, round(height * scale), round(width * scale))
@@ -216,6 +218,18 @@ TRANSFORMS = {
 }
 
 
+_RANGES = {
+  'blur': (0, 1),
+  'flip': (0, 1),
+  'min_scale': (0, 1),
+  'pad': (0, math.inf),
+  'resize': (1, math.inf),
+  'shift': (0, math.inf),
+  'size': (1, math.inf),
+  'strength': (0, 1),
+}
+
+
 def make_transform(name: str, **options) -> Transform:
   """Binds a transform's options.
 
@@ -227,7 +241,7 @@ def make_transform(name: str, **options) -> Transform:
     A picklable function of (rng, image).
 
   Raises:
-    ValueError: an unknown name or option.
+    ValueError: an unknown name or option, or a value out of range.
   """
   if name not in TRANSFORMS:
     near = difflib.get_close_matches(name, TRANSFORMS, n=1)
@@ -241,4 +255,10 @@ def make_transform(name: str, **options) -> Transform:
     raise ValueError(
       f'transform {name!r} has no option {unknown}: it accepts {accepted}'
     )
+  for option, value in options.items():
+    low, high = _RANGES[option]
+    if not low <= value <= high:
+      raise ValueError(
+        f'{option}={value} of transform {name!r}: give {low} to {high}'
+      )
   return functools.partial(TRANSFORMS[name], **options)

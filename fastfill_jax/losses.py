@@ -59,11 +59,10 @@ def cross_entropy(
   if not 0 <= label_smoothing <= 1:
     raise ValueError(f'label_smoothing={label_smoothing}; not in [0, 1].')
   # A negative label would count from the last class.
-  labels = jnp.where(labels < 0, logits.shape[1], labels)
+  labels = jnp.where(labels < 0, logits.shape[1], labels)[:, None]
   surprise = -jax.nn.log_softmax(logits)
-  own = jnp.take_along_axis(surprise, labels[:, None], axis=1, mode='fill')[
-    :, 0
-  ]
+  own = jnp.take_along_axis(surprise, labels, axis=1, mode='fill')
+  own = jnp.squeeze(own, axis=1)
   if label_smoothing == 0:  # a class ruled out, by a logit of -inf, may stay
     return own
   return (1 - label_smoothing) * own + label_smoothing * jnp.mean(

@@ -234,14 +234,14 @@ def _alignment_step(config, definition, size, optimizer):
   step = align.make_step(
     network,
     encoder.make_head(size.num_classes, **config.new.head),
-    np.zeros((dims['new'], size.num_classes), np.float32),
     optimizer,
     definition,
     config.align.label_smoothing,
     train=True,
   )
   batch['label'] = _labels(batch_size)
-  work = flops.count(step, state, batch, axis_name=parallel.AXIS)
+  kernel = jax.ShapeDtypeStruct((dims['new'], size.num_classes), jnp.float32)
+  work = flops.count(step, state, batch, kernel, axis_name=parallel.AXIS)
   return flops.parameters(state.params), work
 
 

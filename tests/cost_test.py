@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from configs import digits
-from fastfill_jax import cost, flops, hardware, workload
+from fastfill_jax import cost, flops, hardware, models, workload
 from fastfill_jax.models import resnet, vit
 
 
@@ -168,6 +168,36 @@ def test_work_of_the_old_perceptron(digits_stages):
   assert old.work.flops == 2 * terms * old.examples
   # Both dense layers have biases or norms beside their kernels.
   assert old.parameters >= 64 * 16 + 16 * 16 + 16 * 10
+
+
+def test_work_of_the_embeddings(digits_stages):
+  stage = digits_stages['embed']
+  cnn = models.make_encoder('cnn', embedding_dim=32)
+  image = shape(1, 8, 8, 1)
+  variables = jax.eval_shape(cnn.init, jax.random.key(0), image)
+  new = flops.count(cnn.apply, variables, image).flops
+  old = 2 * (64 * 16 + 16 * 16)
+  assert stage.work.flops == pytest.approx(stage.examples * (old + new))
+
+
+def test_work_of_the_alignments(digits_stages):
+  # 16 -> 32 -> 64 twice, 128 -> 256 -> 256 -> 32: forward, gradients of the
+  # weights, and of all inputs but the embeddings.
+  layers = 2 * (16 * 32 + 32 * 64) + 128 * 256 + 256 * 256 + 256 * 32
+  network = 3 * layers - 2 * 16 * 32
+  logits, example, coordinate = 32 * 10, 3 * 32, 3 * 32 * 32
+  terms = [
+    network + logits,  # l2; the logits are reported only
+    network + 2 * logits,  # disc: W_new is frozen
+    network + 2 * logits,  # l2+disc
+    network + logits + example,
+    network + 2 * logits + example,
+    network + 2 * logits + example,
+    network + 2 * logits + coordinate,
+  ]
+  seeds, examples = 3, 40 * 1000
+  work = digits_stages['align'].work
+  assert work.flops == seeds * examples * 2 * sum(terms)
 
 
 def test_work_of_the_sweep(digits_stages):

@@ -133,7 +133,7 @@ def test_upserts_equal_a_fresh_build(backend):
   assert_same_answers(items, fresh, query, 20)
 
 
-@pytest.mark.parametrize('options', [{}, PARTITIONED])
+@pytest.mark.parametrize('options', [{}, PARTITIONED, {'partition_from': 0}])
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_every_item_is_found_where_it_was_put(backend, options):
   options = options if backend == 'scann' else {}
@@ -168,7 +168,7 @@ def bad_upserts():
   }
 
 
-@pytest.mark.parametrize('options', [{}, PARTITIONED])
+@pytest.mark.parametrize('options', [{}, PARTITIONED, {'partition_from': 0}])
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_bad_upserts_change_nothing(backend, options):
   options = options if backend == 'scann' else {}
@@ -214,7 +214,7 @@ def test_bad_calls(backend):
   assert items.search(np.ones((0, 3)), 2)[0].shape == (0, 2)
 
 
-@pytest.mark.parametrize('options', [{}, PARTITIONED])
+@pytest.mark.parametrize('options', [{}, PARTITIONED, {'partition_from': 0}])
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_saved_index_is_loaded_elsewhere(tmp_path, backend, options):
   options = options if backend == 'scann' else {}

@@ -61,8 +61,10 @@ class ScannIndex(base.Index):
       against speed. The attribute may be changed between searches.
     reorder: How many candidates are scored again exactly, at least; four
       times k if that is more.
-    quantise_from: Smallest gallery that is searched by codes.
-    partition_from: Smallest gallery that is partitioned as well.
+    quantise_from: Smallest gallery that is scored by codes. All codes share
+      one scale: where a few embeddings are many times longer than the rest,
+      recall collapses, and exact scores (a large value here) are the cure.
+    partition_from: Smallest gallery that is partitioned.
 
   Raises:
     ImportError: If ScaNN is not installed.
@@ -94,18 +96,17 @@ class ScannIndex(base.Index):
   def _build(self, embeddings):
     n = len(embeddings)
     builder = self._scann.builder(embeddings, 10, _MEASURES[self.distance])
-    leaves = 0
-    if n < self._quantise_from:
-      builder = builder.score_brute_force()
-    else:
-      if n >= self._partition_from:
-        leaves = math.isqrt(n)
-        builder = builder.tree(
-          leaves, self._leaves(leaves), training_sample_size=min(n, 250_000)
-        )
+    leaves = math.isqrt(n) if n >= self._partition_from else 0
+    if leaves:
+      builder = builder.tree(
+        leaves, self._leaves(leaves), training_sample_size=min(n, 250_000)
+      )
+    if n >= self._quantise_from:
       # The threshold of the paper's experiments; for 'l2' it changes nothing.
       builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
       builder = builder.reorder(self._reorder)
+    else:
+      builder = builder.score_brute_force()
     # No docids: ScaNN's own list of them is left one too long by an upsert
     # that fails. Its rows are ours.
     self._searcher = builder.build().searcher

@@ -8,16 +8,8 @@ for each policy, at the cut-off that backfills them. Nothing is ever sorted but
 the thresholds.
 """
 
-import concurrent.futures
-import queue
-
 import numba
 import numpy as np
-import threadpoolctl
-
-from fastfill_jax import curve_inputs
-
-_QUERIES = 64  # Of one thread at a time.
 
 _TILE = 2048  # Scores ranked at a time: their cells stay in the L1 cache.
 _STEEP = 1e30  # Cells per unit of score that separate any two float32 scores.
@@ -202,16 +194,26 @@ def _active(score, turns, cutoffs):
 
 
 @_jit
-def _block(scores, scale, shift, members, spans, buckets, cells, out):
+def _score(scores, copies, sources, scale, shift, twins):
+  """Turns one query's dot products [2 * gallery] into scores, in place."""
+  for column in copies:
+    scores[column] = scores[sources[column]]
+  for column in range(scores.size):
+    scores[column] = scores[column] * scale[column] + shift[column]
+  for item in twins:
+    scores[item] = scores[item + scores.size // 2] = -np.inf
+
+
+@_jit
+def block(scores, columns, twins, members, buckets, cells, out):
   """Counts for a block of queries.
 
   Args:
-    scores: Dot products float32 [query, 2 * gallery], -inf for the items left
-      out; overwritten.
-    scale: float32 [2 * gallery].
-    shift: float32 [2 * gallery].
-    members: Gallery items by label.
-    spans: Where each query's label lies in `members`, [query, 2].
+    scores: Dot products float32 [query, 2 * gallery]; overwritten.
+    columns: The columns that copy another one, and `sources`, `scale` and
+      `shift` of `inputs.Problem`.
+    twins: Gallery items by id, and where each query's id lies, [query, 2].
+    members: Gallery items by label, and where each query's label lies.
     buckets: First cut-off at which an item is new, [policy, gallery].
     cells: Numbers a table [threshold + 1, cutoff] may have.
     out: Average precision and the number of irrelevant items at least as
@@ -225,11 +227,11 @@ def _block(scores, scale, shift, members, spans, buckets, cells, out):
   after = np.empty(size + 1, np.int32)
   table = np.empty(cells, np.int32)
   for query in range(queries):
-    for column in range(2 * size):
-      product = scores[query, column]
-      scores[query, column] = product * scale[column] + shift[column]
+    copies, sources, scale, shift = columns
+    twin = twins[0][twins[1][query, 0] : twins[1][query, 1]]
+    _score(scores[query], copies, sources, scale, shift, twin)
     aligned, new = scores[query, :size], scores[query, size:]
-    positives = members[spans[query, 0] : spans[query, 1]]
+    positives = members[0][members[1][query, 0] : members[1][query, 1]]
     positives = positives[aligned[positives] != -np.inf]
     order, group, thresholds = _thresholds(
       np.concatenate((aligned[positives], new[positives]))
@@ -259,106 +261,3 @@ def _block(scores, scale, shift, members, spans, buckets, cells, out):
         if start + width < cutoffs:
           for rank in range(base.size):
             standing[rank] += changes[rank].sum()
-
-
-def run(problem, share, memory_limit, add):
-  """Counts a share of the queries and hands block after block to `add`.
-
-  Args:
-    problem: A `curve_inputs.Problem`.
-    share: Slice of `problem.queries`.
-    memory_limit: Bytes of working memory.
-    add: Function of queries [block], average precision and the number of
-      irrelevant items before the closest relevant one, [policy, cutoff, block].
-
-  Raises:
-    ValueError: If the memory does not hold one query's scores.
-  """
-  plan = _Plan(problem, memory_limit)
-  queries = problem.queries[share]
-  blocks = range(0, len(queries), plan.block)
-  buffers = queue.SimpleQueue()
-  for _ in range(plan.workers):
-    buffers.put(np.empty((plan.block, 2 * problem.gallery_size), np.float32))
-
-  def work(start):
-    buffer = buffers.get()
-    try:
-      rows = np.sort(queries[start : start + plan.block])
-      scores = _products(problem, rows, plan.rows, buffer[: len(rows)])
-      shape = len(problem.buckets), problem.num_cutoffs, len(rows)
-      out = np.empty(shape), np.empty(shape, np.int32)
-      _block(
-        scores,
-        problem.scale,
-        problem.shift,
-        problem.members,
-        problem.member_spans[rows],
-        problem.buckets,
-        plan.cells,
-        out,
-      )
-    finally:
-      buffers.put(buffer)
-    add(rows, *out)
-
-  # One query block per thread and single-threaded products: the scores stay
-  # in the core's own cache, and nobody waits for the slowest.
-  with (
-    threadpoolctl.threadpool_limits(1, 'blas'),
-    concurrent.futures.ThreadPoolExecutor(plan.workers) as executor,
-  ):
-    for _ in executor.map(work, blocks):
-      pass
-
-
-class _Plan:
-  """How the memory is shared out.
-
-  Attributes:
-    workers: Threads.
-    block: Queries of one thread at a time.
-    rows: Gallery rows read at a time.
-    cells: Numbers in a thread's table [threshold, cutoff].
-  """
-
-  def __init__(self, problem, memory_limit):
-    size = problem.gallery_size
-    policies, cutoffs = len(problem.buckets), problem.num_cutoffs
-    width = 4 * problem.query.shape[1]
-    # Bytes: per query its scores, its row and what `add` makes of it; per
-    # thread three lists of items, and a row of the table as 4-byte counts.
-    query = 8 * size + width + 64 * policies * cutoffs
-    thread = 12 * size + 64 * (2 * int(problem.positives[0]) + 1)
-    least = query + thread + 4 * width
-    if memory_limit < least:
-      raise ValueError(
-        f'memory_limit={memory_limit} does not hold the scores of one query '
-        f'against {size} items: give at least {least} bytes.'
-      )
-    self.workers = int(
-      min(numba.config.NUMBA_NUM_THREADS, memory_limit // least)
-    )
-    share = memory_limit // self.workers - thread
-    self.block = int(min(max(1, share // 2 // query), _QUERIES))
-    rest = share - self.block * query
-    self.rows = int(min(max(1, rest // 2 // width), size))
-    thresholds = 2 * int(problem.positives[0]) + 1
-    self.cells = int(max(thresholds, min(rest // 8, thresholds * cutoffs)))
-
-
-def _products(problem, queries, rows, out):
-  """Fills `out` [query, 2 * gallery] with the dot products."""
-  query = curve_inputs.float32(problem.query, queries)
-  size = problem.gallery_size
-  for state, array in enumerate(problem.states):
-    for start in range(0, size, rows):
-      part = curve_inputs.float32(array, slice(start, start + rows))
-      begin = state * size + start
-      np.matmul(query, part.T, out=out[:, begin : begin + len(part)])
-  out[:, problem.copies] = out[:, problem.originals]
-  for query, (begin, end) in enumerate(problem.twin_spans[queries]):
-    twins = problem.twins[begin:end]
-    out[query, twins] = -np.inf
-    out[query, twins + size] = -np.inf
-  return out

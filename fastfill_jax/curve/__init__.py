@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fastfill_jax import curve_inputs, parallel
+from fastfill_jax import parallel
+from fastfill_jax.curve import inputs
 
 BACKENDS = ('auto', 'numba', 'jax')
 METRICS = ('mAP', 'cmc@1', 'cmc@5')
@@ -102,7 +103,7 @@ def sweep(
 
   An item is relevant if it has the query's label. Average precision is
   tie-aware as in `metrics.average_precision`, CMC as in `metrics.cmc`; the
-  scores are float32 (`curve_inputs.Problem` says how equality is meant).
+  scores are float32 (`inputs.Problem` says how equality is meant).
   Queries without a relevant item are left out of every mean.
 
   Args:
@@ -141,10 +142,10 @@ def sweep(
   Raises:
     ValueError: If an argument does not fit, before anything is computed.
   """
-  curve_inputs.check_choice('backend', backend, BACKENDS)
+  inputs.check_choice('backend', backend, BACKENDS)
   cutoffs = _check_cutoffs(cutoffs, len(aligned))
   distinct, inverse = np.unique(cutoffs, return_inverse=True)
-  problem = curve_inputs.prepare(
+  problem = inputs.prepare(
     query,
     aligned,
     new,
@@ -160,14 +161,14 @@ def sweep(
   totals = _Totals(shape, inverse, len(query) if per_query else 0)
   if backend == 'auto':
     backend = 'numba' if parallel.is_cpu() else 'jax'
-  share = slice(None)
-  if all_processes:
-    share = slice(parallel.process_index(), None, parallel.process_count())
   if backend == 'numba':
-    from fastfill_jax import curve_numba as counter
+    from fastfill_jax.curve import threads as counter
   else:
-    from fastfill_jax import curve_jax as counter
-  counter.run(problem, share, memory_limit, totals.add)
+    from fastfill_jax.curve import devices as counter
+  process, processes = 0, 1
+  if all_processes:
+    process, processes = parallel.process_index(), parallel.process_count()
+  counter.run(problem, process, processes, memory_limit, totals.add)
   if all_processes:
     totals.gather()
   return totals.result()

@@ -21,33 +21,31 @@ class Problem:
     l2:      scale 1,       shift -|x|^2 / 2   (orders like -distance)
     cosine:  scale 1 / |x|, shift 0            (a zero vector scores 0)
   Vectors equal as float32 get one score, whichever item or state they belong
-  to: a matrix product may round its columns differently, so `copies` take over
-  the product of their `originals`. Both number the columns of the scores
-  [query, 2 * gallery], the aligned state before the new one.
+  to: matrix products may round equal columns differently, so that all take
+  over the product of the first.
 
   Attributes:
-    query: array-like [query, embedding].
-    states: aligned and new, array-likes [gallery, embedding].
-    scale: float32 [2 * gallery].
+    query: Array-like [query, embedding].
+    states: Aligned and new, array-likes [gallery, embedding]; only aligned
+      if both are equal.
+    scale: float32 [2 * gallery], aligned before new, like all columns.
     shift: float32 [2 * gallery].
-    copies: columns that repeat another one.
-    originals: the columns they repeat.
-    queries: queries with a relevant item, those with most of them first.
-    positives: number of relevant items of each of `queries`.
-    members: gallery items sorted by label.
-    member_spans: where a query's label lies in `members`, [query, 2].
-    twins: gallery items sorted by id.
-    twin_spans: where a query's id lies in `twins`, [query, 2].
-    buckets: first cut-off at which an item is new, int32 [policy, gallery].
-    num_cutoffs: number of different cut-offs.
+    sources: Column whose product each column takes [2 * gallery].
+    queries: Queries with a relevant item, those with most of them first.
+    positives: Number of relevant items of each of `queries`.
+    members: Gallery items sorted by label.
+    member_spans: Where a query's label lies in `members`, [query, 2].
+    twins: Gallery items sorted by id.
+    twin_spans: Where a query's id lies in `twins`, [query, 2].
+    buckets: First cut-off at which an item is new, int32 [policy, gallery].
+    num_cutoffs: Number of different cut-offs.
   """
 
   query: Any
-  states: tuple[Any, Any]
+  states: tuple[Any, ...]
   scale: np.ndarray
   shift: np.ndarray
-  copies: np.ndarray
-  originals: np.ndarray
+  sources: np.ndarray
   queries: np.ndarray
   positives: np.ndarray
   members: np.ndarray
@@ -97,24 +95,22 @@ def prepare(
   if query_ids is not None or gallery_ids is not None:
     ids = _codes('ids', query_ids, gallery_ids, len(query), size)
     twins, twin_spans = _spans(*ids)
-    owner = np.repeat(
-      np.arange(len(query)), twin_spans[:, 1] - twin_spans[:, 0]
-    )
-    same = query_labels[owner] == gallery_labels[_expand(twins, twin_spans)]
-    positives = positives - np.bincount(owner[same], minlength=len(query))
+    owner, twin = _expand(twins, twin_spans)
+    alike = query_labels[owner] == gallery_labels[twin]
+    positives = positives - np.bincount(owner[alike], minlength=len(query))
   queries = np.argsort(-positives, kind='stable')
   queries = queries[: np.count_nonzero(positives)]
   if not queries.size:
     raise ValueError('No query has a relevant item in the gallery.')
   _read('query', query)
-  scale, shift, copies, originals = _columns(aligned, new, distance)
+  sources, scale, shift = _columns(aligned, new, distance)
+  same = np.array_equal(sources[:size], sources[size:])
   return Problem(
     query=query,
-    states=(aligned, new),
+    states=(aligned,) if same else (aligned, new),
     scale=scale,
     shift=shift,
-    copies=copies,
-    originals=originals,
+    sources=sources,
     queries=queries,
     positives=positives[queries],
     members=members,
@@ -190,26 +186,20 @@ def _read(name: str, array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _columns(aligned, new, distance):
-  """Returns scale, shift, copies and originals of a `Problem`."""
+  """Returns sources, scale and shift of a `Problem`."""
   squares, hashes = map(
     np.concatenate,
     zip(_read('aligned', aligned), _read('new', new), strict=True),
   )
   _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-  original = first[inverse]
-  squares = squares[original]
+  sources = first[inverse].astype(np.int32)
+  squares = squares[sources]
   if distance == 'l2':
     scale, shift = np.ones_like(squares), -squares / 2
   else:
     scale = 1 / np.sqrt(np.where(squares > 0, squares, 1))
     shift = np.zeros_like(squares)
-  copies = np.flatnonzero(original != np.arange(original.size))
-  return (
-    scale.astype(np.float32),
-    shift.astype(np.float32),
-    copies,
-    original[copies],
-  )
+  return sources, scale.astype(np.float32), shift.astype(np.float32)
 
 
 def _codes(name, query, gallery, queries, size):
@@ -254,10 +244,11 @@ def _spans(query_codes, gallery_codes):
 
 
 def _expand(members, spans):
-  """Concatenates `members[begin:end]` of every span."""
+  """Lists all pairs of a span's number and a member in it."""
   sizes = spans[:, 1] - spans[:, 0]
-  offset = np.repeat(spans[:, 0] - np.cumsum(sizes) + sizes, sizes)
-  return members[offset + np.arange(sizes.sum())]
+  owner = np.repeat(np.arange(len(spans)), sizes)
+  offset = np.arange(owner.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+  return owner, members[spans[owner, 0] + offset]
 
 
 def _positions(orders, size):

@@ -38,15 +38,14 @@ def loader(
     batch_size: of the global batch, over all processes.
     seed: of order and augmentation, at least 0.
     start_step: the first step to yield.
-    num_steps: length of the whole run; steps start_step to num_steps - 1 are
-      yielded. Endless by default.
+    num_steps: length of the whole run, from step 0; endless by default.
     process_index: this process's number; it gets the rows from
       process_index * batch_size / process_count on.
     process_count: number of processes.
-    num_threads: that read and augment; by default one per core.
-    num_workers: processes that do so instead, each with `num_threads`; absl's
-      flags must be parsed (`app.run`). Worth it where the transform holds
-      Python's lock.
+    num_threads: that read and augment; by default one per core, or one in
+      each worker.
+    num_workers: processes that do so instead, for transforms that hold Python's
+      lock (`simclr`); absl's flags must be parsed (`app.run`).
     prefetch: batches kept ready.
 
   Yields:
@@ -56,8 +55,7 @@ def loader(
   Raises:
     ValueError: no indices, or rows, sizes, steps out of range.
   """
-  if num_steps is None:
-    num_steps = _ENDLESS
+  num_steps = _ENDLESS if num_steps is None else num_steps
   if not 0 <= start_step <= num_steps:
     raise ValueError(
       f'start_step={start_step}: give 0 to num_steps={num_steps}'
@@ -135,7 +133,8 @@ def _ahead(
   prefetch: int,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Checks the rest of the arguments and starts computing."""
-  num_threads = os.cpu_count() if num_threads is None else num_threads
+  if num_threads is None:
+    num_threads = 1 if num_workers else os.cpu_count()
   if num_threads < 0 or num_workers < 0 or prefetch < 1:
     raise ValueError(
       f'num_threads={num_threads}, num_workers={num_workers}, prefetch='

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import uuid
 import zipfile
 from collections.abc import Sequence
 
@@ -147,8 +148,8 @@ class Records(sources.Source):
     if self._cache is None:
       return
     self._cache.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when whole: several processes may write the same file.
-    part = self._cache.with_suffix(f'.{os.getpid()}.npz')
+    # Renamed when whole: several machines may write the same file.
+    part = self._cache.with_suffix(f'.{uuid.uuid4().hex}.npz')
     np.savez(part, **held)
     part.replace(self._cache)
 

@@ -160,8 +160,17 @@ class Fake(Source):
       test_examples: size of 'test'.
       encoded: give the bytes of a JPEG file instead of pixels.
       noise: standard deviation, of 255.
+
+    Raises:
+      ValueError: sizes that make no sense.
     """
     check_split('fake', split, _SPLITS)
+    sizes = (image_size, num_classes, train_examples, test_examples)
+    if min(sizes) < 1 or channels not in (1, 3):
+      raise ValueError(
+        f'image_size, num_classes, train_examples, test_examples are {sizes}, '
+        f'channels={channels}: give 1 or more of each, and 1 or 3 channels'
+      )
     if not 1 <= num_groups <= num_classes:
       raise ValueError(
         f'num_groups={num_groups}: give 1 to num_classes={num_classes}'

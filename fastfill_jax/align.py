@@ -154,26 +154,25 @@ class _Pairs:
         )
 
 
-def make_step(
-  network, head, kernel, optimizer, definition, label_smoothing, train
-):
+def make_step(network, head, optimizer, definition, label_smoothing, train):
   """One step on FastFill's loss or a subset of it.
 
   Args:
     network: The alignment.
     head: The new model's classifier module, frozen.
-    kernel: Its weights W_new, [embedding, class].
     optimizer: Of the network.
     definition: Weights l2 and disc.
     label_smoothing: Of the discriminative loss.
     train: False: BatchNorm is frozen.
 
   Returns:
-    step(state, batch) -> (state, metrics), to be pmapped; batch holds 'old',
-    'new' and perhaps 'side' [batch, embedding] and 'label' [batch].
+    step(state, batch, kernel) -> (state, metrics), to be pmapped; batch holds
+    'old', 'new' and perhaps 'side' [batch, embedding] and 'label' [batch];
+    kernel is W_new [embedding, class], an argument so that one program serves
+    all seeds.
   """
 
-  def loss_fn(params, batch_stats, batch):
+  def loss_fn(params, batch_stats, batch, kernel):
     batch = {
       name: x if name == 'label' else x.astype(jnp.float32)
       for name, x in batch.items()
@@ -207,9 +206,9 @@ def make_step(
       metrics['log_variance'] = jnp.mean(log_variance)
     return metrics['loss'], (metrics, updates['batch_stats'])
 
-  def step(state, batch):
+  def step(state, batch, kernel):
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-      state.params, state.batch_stats, batch
+      state.params, state.batch_stats, batch, kernel
     )
     return encoder.update(state, optimizer, grads, metrics, batch_stats)
 
@@ -224,39 +223,41 @@ def _train(config, name, embedded, seed, preemption, directory):
   kernel = embed.load_kernel(embedded)
   head = encoder.make_head(kernel.shape[1], **config.new.head)
   network = _network(config, definition, kernel.shape[0], parallel.AXIS)
-  example = {name: array[:1] for name, array in pairs.views[0].items()}
-  variables = network.init(
-    jax.random.key(seed),
-    example['old'].astype(np.float32),
-    example['side'].astype(np.float32) if definition.side else None,
-  )
-  state = training.State(
-    jnp.int32(0),
-    variables['params'],
-    variables['batch_stats'],
-    optimizer.init(variables['params']),
-  )
+  widths = {name: x.shape[1:] for name, x in pairs.views[0].items()}
+
+  @jax.jit
+  def init(key):
+    example = {name: jnp.zeros((1, *width)) for name, width in widths.items()}
+    variables = network.init(key, example['old'], example.get('side'))
+    params, batch_stats = variables['params'], variables['batch_stats']
+    return training.State(
+      jnp.int32(0), params, batch_stats, optimizer.init(params)
+    )
+
   running, frozen = (
     parallel.pmap(
       make_step(
         network,
         head,
-        kernel,
         optimizer,
         definition,
         recipe.label_smoothing,
         train=train,
       ),
-      in_axes=(None, 0),
+      in_axes=(None, 0, None),
       out_axes=None,
       donate=(0,),
     )
     for train in (True, False)
   )
   freeze_step = int(recipe.freeze_batch_norm * num_steps)
+
+  def step_fn(step, state, batch):
+    return (running if step < freeze_step else frozen)(state, batch, kernel)
+
   state = training.fit(
-    state,
-    lambda step, *args: (running if step < freeze_step else frozen)(*args),
+    init(jax.random.key(seed)),
+    step_fn,
     lambda start: pairs.batches(recipe.batch_size, seed, start),
     num_steps=num_steps,
     directory=directory,

@@ -106,18 +106,24 @@ def update(state, optimizer, grads, metrics, batch_stats):
 
 def initialise(encoder, head, optimizer, images, seed) -> training.State:
   """The state before the first step; images set the input's shape."""
-  keys = jax.random.split(jax.random.key(seed))
-  # train=False: outside of pmap BatchNorm has no axis to average over.
-  variables = encoder.init(keys[0], images, train=False)
-  embedding = encoder.apply(variables, images, train=False)
-  params = {
-    'encoder': variables['params'],
-    'head': head.init(keys[1], embedding)['params'],
-  }
-  batch_stats = variables.get('batch_stats', {})
-  return training.State(
-    jnp.int32(0), params, batch_stats, optimizer.init(params)
-  )
+
+  @jax.jit  # One program instead of one for every layer.
+  def init(key):
+    keys = jax.random.split(key)
+    # train=False: outside of pmap BatchNorm has no axis to average over.
+    embedding, variables = encoder.init_with_output(
+      keys[0], images, train=False
+    )
+    params = {
+      'encoder': variables['params'],
+      'head': head.init(keys[1], embedding)['params'],
+    }
+    batch_stats = variables.get('batch_stats', {})
+    return training.State(
+      jnp.int32(0), params, batch_stats, optimizer.init(params)
+    )
+
+  return init(jax.random.key(seed))
 
 
 def make(

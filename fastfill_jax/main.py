@@ -52,8 +52,10 @@ def main(argv: list[str]) -> int:
         _JOIN_TIMEOUT.value,
       )
     logging.info('%s on %s', config.name, parallel.describe())
+    pipeline.split_names(config)
     pipeline.check(config)
     pipeline.claim(config, workdir)
+    parallel.keep_programs(workdir / 'programs')
     results = pipeline.run(config, workdir, parallel.Preemption())
   except parallel.Preempted as stop:
     logging.warning('%s Start again to continue.', stop)

@@ -7,12 +7,15 @@ to every device whole and splits the batch along a leading device axis:
   state, metrics = step(state, parallel.shard(batch), key)
 """
 
+import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
 AXIS = 'device'
@@ -37,7 +40,8 @@ def initialize(
 
   Raises:
     ValueError: If the three do not fit together, or no cluster is found.
-    TimeoutError: If a process did not join in time.
+
+  If a process does not join in time, this one says so and exits with code 1.
   """
   given = [x is not None for x in (num_processes, process_id)]
   if coordinator_address is not None and not all(given):
@@ -53,23 +57,40 @@ def initialize(
     raise ValueError(
       f'process_id={process_id} is not in [0, num_processes={num_processes}).'
     )
+
+  def give_up():
+    # JAX itself would abort with a stack trace.
+    logging.error(
+      'Not every one of %s processes joined within %d s at %s.',
+      num_processes or 'the',
+      timeout,
+      coordinator_address or 'the detected coordinator',
+    )
+    os._exit(1)
+
+  watchdog = threading.Timer(timeout, give_up)
+  watchdog.daemon = True
+  watchdog.start()
   try:
     jax.distributed.initialize(
       coordinator_address,
       num_processes,
       process_id,
-      initialization_timeout=timeout,
+      initialization_timeout=timeout + 60,
     )
   except ValueError as error:
     raise ValueError(
       'No cluster was found (TPU metadata, SLURM or Open MPI). Name one with '
       '--coordinator_address, --num_processes and --process_id.'
     ) from error
-  except RuntimeError as error:
-    raise TimeoutError(
-      f'Not every one of {num_processes or "the"} processes joined within '
-      f'{timeout} s at {coordinator_address or "the detected coordinator"}.'
-    ) from error
+  finally:
+    watchdog.cancel()
+
+
+def keep_programs(directory: str | os.PathLike[str]):
+  """Keeps compiled programs in a folder, for resumed runs and other seeds."""
+  jax.config.update('jax_compilation_cache_dir', str(directory))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 def process_index() -> int:
@@ -164,9 +185,7 @@ def shard(batch: Any) -> Any:
 
 def unshard(batch: Any) -> Any:
   """The inverse of `shard`, as NumPy arrays."""
-  return jax.tree.map(
-    lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), batch
-  )
+  return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), batch)
 
 
 def gather(array: np.ndarray) -> np.ndarray:

@@ -30,6 +30,16 @@ from fastfill_jax import (
 STAGES = ('old', 'new', 'side', 'embed', 'align', 'evaluate', 'report')
 
 
+def split_names(config: ConfigDict):
+  """Takes a,b from the command line as (a, b), in the tuples of names."""
+
+  def split(names):
+    return tuple(name for part in names for name in part.split(','))
+
+  config.stages = split(config.stages)
+  config.evaluate.policies = split(config.evaluate.policies)
+
+
 def check(config: ConfigDict):
   """Raises a ValueError for what can be known to be wrong before any work."""
   unknown = set(config.stages) - set(STAGES)
@@ -122,9 +132,7 @@ def run(
       fitted = align.make(config, workdir, name, embedded, seed, preemption)
       logs[f'{name}/seed {seed}'] = fitted
       if last >= STAGES.index('evaluate'):
-        evaluated = evaluate.make(
-          config, workdir, name, embedded, fitted, seed
-        )
+        evaluated = evaluate.make(config, workdir, name, embedded, fitted, seed)
         results.append(report.Result.load(evaluated.directory))
   if 'report' in config.stages and parallel.is_main():
     _report(config, workdir, results, logs)

@@ -1,0 +1,200 @@
+"""All stages, on made-up data: the configs' debug forms."""
+
+import importlib
+import pathlib
+
+import numpy as np
+import pytest
+
+from fastfill_jax import parallel, pipeline
+
+_CONFIGS = sorted(
+  path.stem
+  for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('*.py')
+  if path.stem not in ('__init__', 'base')
+)
+
+
+class _Kill(parallel.Preemption):
+  """Kills the run at its n-th step, like SIGKILL: nothing more is saved."""
+
+  def __init__(self, at=-1):
+    self._left = at
+
+  def requested(self, step):
+    self._left -= 1
+    if self._left == 0:
+      raise KeyboardInterrupt
+    return False
+
+  def raise_if_requested(self, where):
+    pass
+
+
+def _config(name='digits'):
+  return importlib.import_module(f'configs.{name}').get_config('debug')
+
+
+def _run(config, workdir, kill_at=-1):
+  pipeline.check(config)
+  pipeline.claim(config, workdir)
+  return pipeline.run(config, workdir, _Kill(kill_at))
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('digits')
+  return workdir, _run(_config(), workdir)
+
+
+def _assert_same(results, others):
+  assert len(results) == len(others)
+  for one, other in zip(results, others, strict=True):
+    assert (one.alignment, one.seed) == (other.alignment, other.seed)
+    for metric in one.curves:
+      np.testing.assert_array_equal(one.curves[metric], other.curves[metric])
+
+
+@pytest.mark.parametrize('name', [x for x in _CONFIGS if x != 'digits'])
+def test_debug_form_runs_every_stage(name, tmp_path):
+  config = _config(name)
+  results = _run(config, tmp_path)
+  assert {one.alignment for one in results} == set(config.alignments)
+  assert (tmp_path / 'report.md').exists()
+  assert bool(results[0].groups) == ('biased' in name)
+
+
+def test_curves_start_aligned_and_end_at_new_new(finished):
+  _, results = finished
+  for one in results:
+    for metric, curve in one.curves.items():
+      end = one.references['new/new'][metric]
+      np.testing.assert_allclose(curve[:, -1], end, rtol=1e-6)
+      assert np.ptp(curve[:, 0]) == 0
+    assert ('sigma' in one.policies) == (one.uncertainty is not None)
+    assert set(one.policies) - {'sigma'} == {*_config().evaluate.policies} - {
+      'sigma'
+    }
+
+
+def test_report_is_complete(finished):
+  workdir, _ = finished
+  for name in (
+    'report.md',
+    'ablation.tex',
+    'summary.csv',
+    'curves.csv',
+    'curves.png',
+    'curves.svg',
+    'uncertainty.png',
+    'training.png',
+    'config.json',
+    'versions.json',
+  ):
+    assert (workdir / name).stat().st_size, name
+
+
+def test_a_finished_run_is_not_done_again(finished, caplog):
+  workdir, results = finished
+  caplog.set_level('INFO')
+  _assert_same(_run(_config(), workdir), results)
+  assert 'done before' in caplog.text
+  assert '/s' not in caplog.text.replace('/seed', '')
+
+
+def test_a_changed_setting_redoes_what_depends_on_it(finished, caplog):
+  workdir, _ = finished
+  config = _config()
+  config.align.num_epochs = 3
+  caplog.set_level('INFO')
+  _run(config, workdir)
+  lines = [record.getMessage() for record in caplog.records]
+  done = {line.split(':')[0] for line in lines if 'done before' in line}
+  anew = {line.split(':')[0] for line in lines if 'made anew' in line}
+  assert {'old/seed0', 'new/seed0', 'embed/seed0'} <= done
+  assert 'align/ridge/seed0' in done
+  assert 'align/l2_FCT/seed0' in anew
+  assert any('recipe.num_epochs: 2 -> 3' in line for line in lines)
+
+
+@pytest.mark.parametrize('kill_at', [2, 11, 17])
+def test_a_killed_run_ends_with_the_same_numbers(finished, tmp_path, kill_at):
+  config = _config()
+  config.run.checkpoint_every = 2
+  del config.alignments['l2 (FCT)'], config.alignments['ridge']
+  with pytest.raises(KeyboardInterrupt):
+    _run(config, tmp_path, kill_at)
+  kept = {one.alignment: one for one in finished[1]}
+  results = _run(config, tmp_path)
+  _assert_same(results, [kept[one.alignment] for one in results])
+
+
+def test_stages_can_be_picked(tmp_path):
+  config = _config()
+  config.stages = ('align',)
+  with pytest.raises(ValueError, match=r"add the stage 'old'"):
+    _run(config, tmp_path)
+  config.stages = ('old',)
+  assert _run(config, tmp_path) == []
+  assert not (tmp_path / 'new').exists()
+
+
+def test_a_workdir_of_another_config_is_refused(finished):
+  config = _config('imagenet')
+  with pytest.raises(
+    ValueError, match="'digits_debug', not of 'imagenet_debug"
+  ):
+    pipeline.claim(config, finished[0])
+
+
+def _set(path, value):
+  def change(config):
+    *parents, last = path.split('.')
+    for parent in parents:
+      config = config[parent]
+    with config.ignore_type():
+      config[last] = value
+
+  return change
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (_set('stages', ('train',)), r"there is no \['train'\]"),
+    (_set('seeds', ()), 'seeds'),
+    (_set('old.encoder.name', 'mpl'), "did you mean 'mlp'"),
+    (_set('old.encoder.widths', (0,)), 'widths'),
+    (_set('new.head.name', 'arc'), "Unknown head 'arc'"),
+    (_set('new.batch_size', 6), 'batch_size=6 does not divide'),
+    (_set('old.minority_fraction', 0.0), 'old.minority_fraction=0.0'),
+    (_set('data.validation_fraction', 1.0), 'data.validation_fraction=1.0'),
+    (_set('data.train_transform.name', 'shift'), 'unknown transform'),
+    (_set('embed.dtype', 'int8'), "embed.dtype='int8'"),
+    (_set('align.freeze_batch_norm', 2.0), 'freeze_batch_norm=2.0'),
+    (_set('alignments.ridge.kind', 'rigde'), "kind='rigde'"),
+    (_set('evaluate.policies', ('sigam',)), "Did you mean 'sigma'"),
+  ],
+)
+def test_wrong_values_are_refused_before_any_work(change, message):
+  config = _config()
+  change(config)
+  with pytest.raises(ValueError, match=message):
+    pipeline.check(config)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (_set('old.classes', (3, 99)), r'no such classes: \[99\]'),
+    (_set('data.train_split', 'trian'), "no split 'trian'"),
+    (_set('old.optimizer.name', 'sdg'), "Unknown optimiser 'sdg'"),
+    (_set('old.batch_size', 4096), '4096 is larger than'),
+    (_set('data.options.train_examples', 0), 'empty'),
+  ],
+)
+def test_wrong_data_is_refused(tmp_path, change, message):
+  config = _config()
+  change(config)
+  with pytest.raises(ValueError, match=message):
+    _run(config, tmp_path)

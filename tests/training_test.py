@@ -1,0 +1,176 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fastfill_jax import encoder, models, optim, parallel, training
+from fastfill_jax.models import heads
+
+_SETTINGS = training.Settings(log_every=3, checkpoint_every=4)
+
+
+class _Never:
+  def requested(self, step):
+    return False
+
+
+class _At(_Never):
+  """Asks to stop before a step, as SIGTERM would."""
+
+  def __init__(self, step):
+    self._step = step
+
+  def requested(self, step):
+    return step == self._step
+
+
+def _batches(start):
+  step = start
+  while True:
+    x = np.random.default_rng(step).normal(size=(8, 3)).astype(np.float32)
+    yield {'x': x, 'y': x @ np.array([1.0, -2.0, 0.5], np.float32)}
+    step += 1
+
+
+def _fit(directory, step_fn=None, preemption=None, num_steps=14, **options):
+  optimizer = optim.make_optimizer('sgd', 0.3, num_steps=14)
+  params = {'w': jnp.zeros(3)}
+  state = training.State(jnp.int32(0), params, {}, optimizer.init(params))
+
+  def step(state, batch):
+    def loss_fn(params):
+      loss = jnp.mean((batch['x'] @ params['w'] - batch['y']) ** 2)
+      return loss, ({'loss': loss}, {})
+
+    grads, aux = jax.grad(loss_fn, has_aux=True)(state.params)
+    return encoder.update(state, optimizer, grads, *aux)
+
+  mapped = parallel.pmap(step, in_axes=(None, 0), out_axes=None)
+  return training.fit(
+    state,
+    step_fn or (lambda _, state, batch: mapped(state, batch)),
+    _batches,
+    num_steps=num_steps,
+    directory=directory,
+    name='fit',
+    settings=_SETTINGS,
+    preemption=preemption or _Never(),
+    **options,
+  )
+
+
+def _log(directory):
+  lines = (directory / 'logs/fit/metrics.jsonl').read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  return {row['step']: row['loss'] for row in rows}
+
+
+def test_learns_and_logs_the_mean_of_the_steps(tmp_path):
+  state = _fit(tmp_path)
+  assert int(state.step) == 14
+  log = _log(tmp_path)
+  # Every third step but for the checkpoints', which write what there is.
+  assert list(log) == [3, 4, 6, 8, 9, 12, 14]
+  assert log[14] < log[3] / 4
+
+
+@pytest.mark.parametrize('stop', [1, 4, 7, 13])
+def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, stop):
+  whole = _fit(tmp_path / 'whole')
+  with pytest.raises(parallel.Preempted, match=f'after step {stop}'):
+    _fit(tmp_path / 'parts', preemption=_At(stop))
+  resumed = _fit(tmp_path / 'parts')
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+def test_a_finished_run_does_no_more_steps(tmp_path):
+  state = _fit(tmp_path)
+
+  def fail(*_):
+    raise AssertionError('a step was done again')
+
+  again = _fit(tmp_path, step_fn=fail)
+  jax.tree.map(np.testing.assert_array_equal, state, again)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(tmp_path):
+  def step(number, state, batch):
+    del batch
+    loss = jnp.float32(np.nan if number == 6 else 1.0)
+    return state.replace(step=state.step + 1), {'loss': loss}
+
+  with pytest.raises(FloatingPointError, match='step 7'):
+    _fit(tmp_path, step_fn=step)
+  # The last checkpoint is from before it.
+  steps = [int(p.name) for p in (tmp_path / 'checkpoints').iterdir()]
+  assert max(steps) == 4
+
+
+def test_validation_picks_the_best_checkpoint(tmp_path):
+  scores = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.2, 10: 0.5, 12: 0.4, 14: 0.6}
+  _fit(
+    tmp_path,
+    evaluate=lambda state: {'accuracy': scores[int(state.step)]},
+    evaluate_every=2,
+  )
+  kept = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()}
+  assert kept == {4, 12, 14}
+
+
+def test_settings_out_of_range():
+  with pytest.raises(ValueError, match='at least 1'):
+    training.Settings(log_every=0)
+
+
+def _encoder_step():
+  network = models.make_encoder(
+    'cnn', embedding_dim=4, widths=(4,), axis_name=parallel.AXIS
+  )
+  head = heads.Linear(3)
+  optimizer = optim.make_optimizer('sgd', 0.1, num_steps=9, momentum=0.9)
+
+  def normalise(images):
+    return images.astype(jnp.float32) / 255
+
+  step = encoder.make_step(network, head, optimizer, normalise, 0.1)
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': rng.integers(0, 256, (16, 8, 8, 1), dtype=np.uint8),
+    'label': rng.integers(0, 3, 16, dtype=np.int32),
+  }
+  images = normalise(batch['image'])
+  state = encoder.initialise(network, head, optimizer, images, seed=0)
+  return step, state, batch
+
+
+def test_four_devices_equal_one_and_their_copies_are_identical():
+  step, one, batch = _encoder_step()
+  assert parallel.device_count() == 4
+  four = one
+  mapped = parallel.pmap(step, in_axes=(None, 0), out_axes=None)
+  # One device: an axis of size one.
+  single = jax.jit(
+    jax.vmap(
+      step,
+      in_axes=(None, 0),
+      out_axes=None,
+      axis_name=parallel.AXIS,
+      axis_size=1,
+    )
+  )
+  for _ in range(3):
+    four, metrics = mapped(four, parallel.shard(batch))
+    one, expected = single(one, jax.tree.map(lambda x: x[None], batch))
+    np.testing.assert_allclose(metrics['loss'], expected['loss'], rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    four,
+    one,
+  )
+  for leaf in jax.tree.leaves(four):
+    copies = [np.asarray(copy.data) for copy in leaf.addressable_shards]
+    assert len(copies) == 4
+    for copy in copies[1:]:
+      np.testing.assert_array_equal(copy, copies[0])

@@ -5,20 +5,15 @@ aligned (FastFill, arXiv 2303.04766, section 3). A curve is a metric against
 the cut-offs, its area the policy's score.
 """
 
-import threading
 from typing import Any
 
 import numpy as np
 
 from fastfill_jax import parallel
-from fastfill_jax.curve import inputs
+from fastfill_jax.curve import inputs, totals
 
 BACKENDS = ('auto', 'numba', 'jax')
-METRICS = ('mAP', 'cmc@1', 'cmc@5')
-_RANKS = (1, 5)
-# Sums over queries are integers, in this unit: no block size, thread or
-# process changes them by a bit.
-_UNIT = 2.0**-40
+METRICS = totals.METRICS
 
 
 def cutoffs(size: int, steps: int = 20) -> np.ndarray:
@@ -158,7 +153,7 @@ def sweep(
     gallery_ids=gallery_ids,
   )
   shape = len(problem.buckets), len(cutoffs)
-  totals = _Totals(shape, inverse, len(query) if per_query else 0)
+  sums = totals.Totals(shape, inverse, len(query) if per_query else 0)
   if backend == 'auto':
     backend = 'numba' if parallel.is_cpu() else 'jax'
   if backend == 'numba':
@@ -168,10 +163,10 @@ def sweep(
   process, processes = 0, 1
   if all_processes:
     process, processes = parallel.process_index(), parallel.process_count()
-  counter.run(problem, process, processes, memory_limit, totals.add)
+  counter.run(problem, process, processes, memory_limit, sums.add)
   if all_processes:
-    totals.gather()
-  return totals.result()
+    sums.gather()
+  return sums.result()
 
 
 def _check_cutoffs(cutoffs, size: int) -> np.ndarray:
@@ -186,73 +181,3 @@ def _check_cutoffs(cutoffs, size: int) -> np.ndarray:
   if outside.size:
     raise ValueError(f'cutoffs holds {outside[0]}, not in [0, {size}].')
   return cutoffs
-
-
-class _Totals:
-  """Sums over queries of the metrics, their squares, and the areas."""
-
-  def __init__(self, shape, inverse, queries):
-    self._inverse = inverse
-    self._count = np.zeros((), np.int64)
-    self._points = np.zeros((len(METRICS), 2, *shape), np.int64)
-    self._areas = np.zeros((len(METRICS), 2, shape[0]), np.int64)
-    self._per_query = None
-    if queries:
-      self._per_query = np.full((len(METRICS), *shape, queries), np.nan, 'f4')
-    self._lock = threading.Lock()
-
-  def add(self, queries, average_precision, closer):
-    """Adds a block of queries; threads may call it at once.
-
-    Args:
-      queries: Their numbers [block].
-      average_precision: float64 [policy, cutoff, block].
-      closer: Irrelevant items at least as close as the closest relevant one,
-        int [policy, cutoff, block].
-    """
-    values = [average_precision, *(closer < k for k in _RANKS)]
-    for metric, value in enumerate(values):
-      value = value[:, self._inverse].astype(np.float64)
-      points = _sums(value)
-      areas = _sums(value.mean(axis=1))
-      with self._lock:
-        self._points[metric] += points
-        self._areas[metric] += areas
-      if self._per_query is not None:
-        self._per_query[metric][..., queries] = value
-    with self._lock:
-      self._count += len(queries)
-
-  def gather(self):
-    """Adds up the shares of all processes."""
-    self._count = parallel.gather(self._count).sum(axis=0)
-    self._points = parallel.gather(self._points).sum(axis=0)
-    self._areas = parallel.gather(self._areas).sum(axis=0)
-
-  def result(self) -> dict[str, Any]:
-    count = int(self._count)
-    result = {}
-    errors, area_errors = {}, {}
-    for metric, name in enumerate(METRICS):
-      result[name], errors[name] = _moments(self._points[metric], count)
-      _, area_errors[name] = _moments(self._areas[metric], count)
-    result['standard_error'] = errors
-    result['area_standard_error'] = area_errors
-    if self._per_query is not None:
-      result['per_query'] = dict(zip(METRICS, self._per_query, strict=True))
-    result['num_queries'] = count
-    return result
-
-
-def _sums(values):
-  """Sums values in [0, 1] and their squares over the last axis, in _UNITs."""
-  powers = np.stack([values, values**2])
-  return np.rint(powers / _UNIT).astype(np.int64).sum(axis=-1)
-
-
-def _moments(sums, count):
-  """Returns the mean and its standard error; NaN from a single query."""
-  mean, square = sums * _UNIT / count
-  variance = np.maximum(square - mean**2, 0)
-  error = np.sqrt(variance / (count - 1)) if count > 1 else mean * np.nan
-  return mean, error

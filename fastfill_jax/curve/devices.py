@@ -40,7 +40,7 @@ class Plan:
   wide: bool | None
 
 
-def _make_plan(problem, positives: int, most: int, memory: int) -> Plan:
+def make_plan(problem, positives: int, most: int, memory: int) -> Plan:
   """Shares out the memory, in bytes, for at most `most` queries a device."""
   wide = None if parallel.is_cpu() else True
   counter = counting.by_scatter
@@ -59,8 +59,8 @@ def _make_plan(problem, positives: int, most: int, memory: int) -> Plan:
   if memory < products + query + column:
     raise ValueError(
       'memory_limit does not hold the scores of one query against '
-      f'{problem.gallery_size} items: give a few times '
-      f'{_AHEAD * (products + query + column)} bytes for each device.'
+      f'{problem.gallery_size} items: give each device at least '
+      f'{2 * _AHEAD * (products + query + column)} bytes.'
     )
   chunk = min(problem.num_cutoffs, max(1, (memory - query) // 2 // column))
   query += chunk * column
@@ -165,7 +165,7 @@ def run(problem, process, processes, memory_limit, add):
   pending = collections.deque()
   start = 0
   while start < len(problem.queries):
-    plan = _make_plan(problem, problem.positives[start], most, memory)
+    plan = make_plan(problem, problem.positives[start], most, memory)
     share = devices * plan.block
     rows = problem.queries[start + process * share :][:share]
     start += processes * share

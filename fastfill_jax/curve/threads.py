@@ -27,7 +27,7 @@ def run(problem, process, processes, memory_limit, add):
   Raises:
     ValueError: If the memory does not hold one query's scores.
   """
-  plan = _Plan(problem, memory_limit)
+  plan = Plan(problem, memory_limit)
   queries = problem.queries[process::processes]
   copies = np.flatnonzero(problem.sources != np.arange(problem.sources.size))
   blocks = range(0, len(queries), plan.block)
@@ -65,7 +65,7 @@ def run(problem, process, processes, memory_limit, add):
       pass
 
 
-class _Plan:
+class Plan:
   """How the memory is shared out.
 
   Attributes:

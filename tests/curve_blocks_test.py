@@ -1,0 +1,156 @@
+"""The sweep in blocks: memory, disk, threads, devices and processes."""
+
+import threading
+
+import curve_cases
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fastfill_jax import curve, embeddings, parallel
+from fastfill_jax.curve import counting, devices, inputs, threads
+
+_BACKENDS = ('numba', 'jax')
+
+
+def test_blocks_and_chunks_change_nothing():
+  case = curve_cases.make(10, queries=30, size=60, dim=40, policies=3)
+  case['cutoffs'] = curve.cutoffs(60, steps=18)
+  problem = inputs.prepare(
+    **case, distance='l2', query_ids=None, gallery_ids=None
+  )
+  plan = threads.Plan(problem, 9_000)
+  assert plan.workers == plan.block == 1
+  assert plan.rows < 60
+  assert plan.cells < 2 * problem.positives[0] * 20
+  case |= {'backend': 'numba', 'per_query': True}
+  whole, split = curve.sweep(**case), curve.sweep(**case, memory_limit=9_000)
+  curve_cases.assert_equal(whole, split)
+  curve_cases.assert_close(whole['per_query'], split['per_query'], 0)
+
+
+def test_jax_blocks_and_chunks_change_nothing(monkeypatch):
+  case = curve_cases.make(10, queries=30, size=60, dim=40, policies=3)
+  case |= {'cutoffs': curve.cutoffs(60, steps=18), 'backend': 'jax'}
+  plans = []
+
+  def make_plan(*args, make_plan=devices.make_plan):
+    plans.append(make_plan(*args))
+    return plans[-1]
+
+  monkeypatch.setattr(devices, 'make_plan', make_plan)
+  whole = curve.sweep(**case)
+  assert {(plan.block, plan.chunk) for plan in plans} == {(8, 20)}
+  plans.clear()
+  split = curve.sweep(**case, memory_limit=4 * 27_000)
+  assert (plans[0].block, plans[0].chunk) == (6, 1)
+  curve_cases.assert_close(whole, split, 1e-7)
+
+
+class _OnDisk:
+  """An array-like that remembers how many rows were read at once."""
+
+  def __init__(self, array):
+    self._array = array
+    self.shape, self.dtype = array.shape, array.dtype
+    self.most = 0
+
+  def __len__(self):
+    return len(self._array)
+
+  def __getitem__(self, rows):
+    rows = self._array[rows]
+    self.most = max(self.most, len(rows))
+    return np.asarray(rows)
+
+
+@pytest.mark.parametrize('backend', _BACKENDS)
+def test_reads_from_disk_in_slices(backend, tmp_path, monkeypatch):
+  monkeypatch.setattr(inputs, '_ROWS', 16)
+  case = curve_cases.same(
+    curve_cases.make(11, size=96, dim=40, real=True), np.arange(96)
+  )
+  case |= {'backend': backend, 'per_query': True}
+  whole = curve.sweep(**case)
+  disk = {}
+  for name in ('query', 'aligned', 'new'):
+    embeddings.write(tmp_path / name, case[name], shard_rows=25)
+    disk[name] = _OnDisk(embeddings.ShardedArray(tmp_path / name))
+  limit = {'numba': 40_000, 'jax': 4 * 50_000}[backend]
+  result = curve.sweep(**(case | disk), memory_limit=limit)
+  assert 1 < max(disk['aligned'].most, disk['new'].most) < 96
+  curve_cases.assert_close(result, whole, 1e-6)
+  memmap = np.memmap(tmp_path / 'new.raw', np.float32, 'w+', shape=(96, 40))
+  memmap[:] = case['new']
+  curve_cases.assert_close(curve.sweep(**(case | {'new': memmap})), whole, 1e-6)
+
+
+@pytest.mark.parametrize('backend', _BACKENDS)
+def test_processes_share_the_queries(backend, monkeypatch):
+  case = curve_cases.make(12, queries=9) | {'backend': backend}
+  alone = curve.sweep(**case)
+  me, barrier, board = threading.local(), threading.Barrier(3), [None] * 3
+
+  def gather(array):
+    board[me.rank] = array
+    barrier.wait(60)
+    rows = np.stack(board)
+    barrier.wait(60)
+    return rows
+
+  monkeypatch.setattr(parallel, 'process_index', lambda: me.rank)
+  monkeypatch.setattr(parallel, 'process_count', lambda: 3)
+  monkeypatch.setattr(parallel, 'gather', gather)
+  results = [None] * 3
+
+  def process(rank):
+    me.rank = rank
+    results[rank] = curve.sweep(**case, per_query=True, all_processes=True)
+
+  workers = [threading.Thread(target=process, args=(i,)) for i in range(3)]
+  for worker in workers:
+    worker.start()
+  for worker in workers:
+    worker.join()
+  shares = np.stack([x['per_query']['mAP'][0, 0] for x in results])
+  np.testing.assert_array_equal(np.isfinite(shares).sum(axis=0), 1)
+  for result in results:
+    curve_cases.assert_close(result, alone, 1e-7)
+    assert result['num_queries'] == alone['num_queries']
+
+
+def test_products_count_what_scatters_count():
+  rng = np.random.default_rng(13)
+  aligned, new = jnp.asarray(rng.integers(0, 9, (2, 50)), jnp.float32)
+  thresholds = jnp.array([1, 2, 4, 4, 7, jnp.inf, jnp.inf, jnp.inf])
+  bucket = jnp.asarray(rng.integers(0, 6, 50))
+  base, change = counting.by_scatter(aligned, new, thresholds, 5)
+  other_base, other_change = counting.by_product(aligned, new, thresholds, 5)
+  np.testing.assert_array_equal(base, other_base)
+  np.testing.assert_array_equal(change(bucket), other_change(bucket))
+  expected = [np.sum(np.asarray(aligned) >= t) for t in thresholds]
+  np.testing.assert_array_equal(base, expected)
+
+
+@pytest.mark.parametrize('counter', [counting.by_scatter, counting.by_product])
+def test_accelerators_count_queries_side_by_side(counter, monkeypatch):
+  case = curve_cases.make(14, queries=30) | {'backend': 'jax'}
+  expected = curve.sweep(**case)
+  monkeypatch.setattr(parallel, 'is_cpu', lambda: False)
+  monkeypatch.setattr(counting, 'by_scatter', counter)
+  curve_cases.assert_close(curve.sweep(**case), expected, 1e-7)
+
+
+def test_auto_takes_what_the_device_needs(monkeypatch):
+  case, taken = curve_cases.make(15), []
+  for module, name in ((threads, 'numba'), (devices, 'jax')):
+
+    def run(problem, *args, name=name, count=module.run):
+      taken.append(name)
+      count(problem, *args)
+
+    monkeypatch.setattr(module, 'run', run)
+  curve.sweep(**case)
+  monkeypatch.setattr(parallel, 'is_cpu', lambda: False)
+  curve.sweep(**case)
+  assert taken == ['numba', 'jax']

@@ -36,7 +36,7 @@ def get_config(form: str = '') -> ConfigDict:
     model.encoder.stem = 'small'
     model.encoder.width = 16
     model.batch_size = 128
-    model.num_epochs = 10
+    model.num_epochs = 5
     model.warmup_epochs = 1
     # A tenth of the recipe's, as is the batch; more decay for few epochs.
     model.optimizer.learning_rate = 0.1
@@ -46,6 +46,6 @@ def get_config(form: str = '') -> ConfigDict:
   c.embed.batch_size = 256
   c.align.hidden_dim = 512
   c.align.batch_size = 512
-  c.align.num_epochs = 10
+  c.align.num_epochs = 5
   c.align.warmup_epochs = 1
   return base.finish(c, form, base.shrink)

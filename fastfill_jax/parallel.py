@@ -156,6 +156,15 @@ def pmap(
   return lambda *args: jax.block_until_ready(mapped(*args))
 
 
+def replicate(tree: Any) -> Any:
+  """The tree as a pmapped step with out_axes=None would return it.
+
+  A step compiles anew for state that lies elsewhere than its own output.
+  """
+  some = np.zeros(local_device_count())  # pmap wants a mapped argument.
+  return pmap(lambda x, _: x, in_axes=(None, 0), out_axes=None)(tree, some)
+
+
 def mean(tree: Any) -> Any:
   """The mean over devices, inside a pmapped function."""
   return jax.lax.pmean(tree, AXIS)

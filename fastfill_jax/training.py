@@ -89,6 +89,7 @@ def fit(
     directory / 'checkpoints', 'accuracy' if evaluate else None
   )
   start, state = saver.restore(state)
+  state = parallel.replicate(state)
   if start:
     logging.info('%s: resumes after step %d of %d.', name, start, num_steps)
   main = parallel.is_main()

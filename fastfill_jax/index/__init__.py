@@ -20,7 +20,7 @@ ScannIndex = scann.ScannIndex
 recall = quality.recall
 sweep = quality.sweep
 
-INDICES = {'exact': ExactIndex, 'scann': ScannIndex}
+NAMES = ('auto', 'exact', 'scann')
 
 
 def make_index(name: str = 'auto', distance: str = 'l2', **options) -> Index:
@@ -35,7 +35,7 @@ def make_index(name: str = 'auto', distance: str = 'l2', **options) -> Index:
     ImportError: If ScaNN is asked for by name and not installed.
     ValueError: If the name, the distance or an option's value is unknown.
   """
-  base.choose('index', name, ('auto', *INDICES))
+  base.choose('index', name, NAMES)
   if name == 'exact':
     return ExactIndex(distance)
   try:

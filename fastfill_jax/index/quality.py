@@ -1,5 +1,7 @@
 """How good an index is: its recall, and retrieval while it is backfilled."""
 
+import itertools
+
 import jax
 import numpy as np
 
@@ -87,61 +89,39 @@ def sweep(
   Raises:
     ValueError: If anything does not fit together.
   """
-  query, aligned = query[:], aligned[:]
-  n = len(aligned)
-  if not len(query) or not n:
-    raise ValueError(f'There are {len(query)} queries and {n} gallery items.')
-  if len(new) != n:
-    raise ValueError(f'There are {n} aligned and {len(new)} new embeddings.')
-  if recall_queries < 1:
-    raise ValueError(f'recall_queries={recall_queries} is not positive.')
-  base.prepare('aligned', aligned, index.distance)
-  base.prepare('query', query, index.distance, aligned.shape[1])
-  order, cutoffs = _check_path(order, cutoffs, n)
-  for start in range(0, n, _CHECKED_ROWS):
-    rows = np.arange(start, min(start + _CHECKED_ROWS, n))
-    base.prepare('new', new[rows], index.distance, aligned.shape[1])
-  sizes = (len(query), n)
+  query, aligned = np.asarray(query[:]), np.asarray(aligned[:])
+  _check_embeddings(query, aligned, new, index.distance)
+  order, cutoffs = _check_path(order, cutoffs, len(aligned))
+  sizes = len(query), len(aligned)
   labels = _codes('labels', query_labels, gallery_labels, sizes)
   if query_ids is None and gallery_ids is None:
-    ids = np.full(len(query), n), np.arange(n)
+    # No query's code is a gallery item's.
+    ids = np.full(sizes[0], sizes[1]), np.arange(sizes[1])
   else:
     ids = _codes('ids', query_ids, gallery_ids, sizes)
-  most = n - _count(*ids).max()
-  if k not in range(5, most + 1):
-    raise ValueError(f'k={k} is not an integer from 5 to {most}.')
   num_relevant = _count_relevant(labels, ids)
-  if not num_relevant.any():
-    raise ValueError('No query has a relevant item in the gallery.')
+  _check_counts(k, recall_queries, sizes[1] - _count(*ids).max())
 
-  sample = np.linspace(0, len(query) - 1, min(recall_queries, len(query)))
+  sample = np.linspace(0, sizes[0] - 1, min(recall_queries, sizes[0]))
   sample = sample.astype(int)
   truth = exact.ExactIndex(index.distance)
-  for each in (index, truth):
-    each.build(aligned)
-  curves = {
-    name: np.zeros(len(cutoffs))
-    for name in (f'mAP@{k}', 'cmc@1', 'cmc@5', f'recall@{k}', 'rebalanced')
-  }
-  start = 0
-  for i, cutoff in enumerate(cutoffs):
+  index.build(aligned)
+  truth.build(aligned)
+  values = []
+  for start, cutoff in itertools.pairwise([0, *cutoffs]):
     rows = order[start:cutoff]
     written = new[rows]
-    for each in (index, truth):
-      each.upsert(rows, written)
-    start = cutoff
+    index.upsert(rows, written)
+    truth.upsert(rows, written)
     rebalanced = index.rebalance()
     found, distances = _retrieve(index, query, ids, k)
     true, _ = _retrieve(truth, query[sample], (ids[0][sample], ids[1]), k)
     relevant = labels[1][found] == labels[0][:, None]
-    values = [
-      *_rank_metrics(distances, relevant, num_relevant),
-      recall(found[sample], true),
-      rebalanced,
-    ]
-    for curve, value in zip(curves.values(), values, strict=True):
-      curve[i] = value
-  return curves | {'rebalanced': curves['rebalanced'].astype(bool)}
+    means = _rank_metrics(distances, relevant, num_relevant)
+    values.append([*means, recall(found[sample], true), rebalanced])
+  names = f'mAP@{k}', 'cmc@1', 'cmc@5', f'recall@{k}', 'rebalanced'
+  curves = dict(zip(names, np.array(values, np.float64).T, strict=True))
+  return curves | {'rebalanced': curves['rebalanced'] > 0}
 
 
 def _retrieve(index, query, ids, k):
@@ -191,7 +171,10 @@ def _count_relevant(labels, ids):
   pairs = [size * label + i for label, i in zip(labels, ids, strict=True)]
   _, codes = np.unique(np.concatenate(pairs), return_inverse=True)
   own = _count(*np.split(codes, [len(labels[0])]))
-  return _count(*labels) - own
+  relevant = _count(*labels) - own
+  if not relevant.any():
+    raise ValueError('No query has a relevant item in the gallery.')
+  return relevant
 
 
 def _codes(what, query, gallery, sizes):
@@ -205,6 +188,29 @@ def _codes(what, query, gallery, sizes):
     )
   _, codes = np.unique(np.concatenate(pair), return_inverse=True)
   return np.split(codes, [sizes[0]])
+
+
+def _check_embeddings(query, aligned, new, distance):
+  if not len(query) or not len(aligned):
+    raise ValueError(
+      f'There are {len(query)} queries and {len(aligned)} gallery items.'
+    )
+  if len(new) != len(aligned):
+    raise ValueError(
+      f'There are {len(aligned)} aligned and {len(new)} new embeddings.'
+    )
+  base.prepare('aligned', aligned, distance)
+  base.prepare('query', query, distance, aligned.shape[1])
+  for start in range(0, len(new), _CHECKED_ROWS):
+    rows = np.arange(start, min(start + _CHECKED_ROWS, len(new)))
+    base.prepare('new', new[rows], distance, aligned.shape[1])
+
+
+def _check_counts(k, recall_queries, most):
+  if k not in range(5, most + 1):
+    raise ValueError(f'k={k} is not an integer from 5 to {most}.')
+  if recall_queries < 1:
+    raise ValueError(f'recall_queries={recall_queries} is not positive.')
 
 
 def _check_path(order, cutoffs, n):

@@ -43,7 +43,8 @@ class Hardware:
 # images in 4.4 h on four TPU v3 chips of 123 TFLOP/s, with 23 GFLOP an image
 # 0.38 of the peak; 62,500 steps of 2,048 in 4.3 h on eight V100 of 125 TFLOP/s
 # in mixed precision, 0.19. The newer chips below are assumed to do the same.
-_TPU, _GPU, _CPU = 0.38, 0.19, 0.5
+# On two busy cores of an AMD EPYC benchmarks/train_step.py gave 0.7.
+_TPU, _GPU, _CPU = 0.38, 0.19, 0.7
 
 # TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" of Google's Cloud
 # TPU documentation; cores of ct4p-hightpu-4t, ct5lp-hightpu-4t,

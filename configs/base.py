@@ -127,6 +127,7 @@ def get_config() -> ConfigDict:
 
   c.run = ConfigDict()
   c.run.data_dir = config_dict.placeholder(str)
+  c.run.label_dir = ''  # cached labels of large data sets; '': WORKDIR/labels
   c.run.log_every = 50
   c.run.checkpoint_every = 500
   c.run.evaluate_every = 5000

@@ -31,10 +31,9 @@ def open_split(config: ConfigDict, split: str) -> data.Source:
       split,
       data_dir=config.run.data_dir,
       in_memory=config.data.in_memory,
+      cache_dir=config.run.label_dir or None,
       **config.data.options,
     )
-    if not len(source):
-      raise ValueError(f'Split {split!r} of {config.data.name} is empty.')
   except (ValueError, OSError) as failure:
     error = failure
   parallel.raise_together(error)

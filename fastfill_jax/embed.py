@@ -10,6 +10,7 @@ are subgroups; and `head.msgpack`, the new classifier.
 
 import functools
 import pathlib
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -79,7 +80,7 @@ def _embed(config, encoders, seed, preemption, directory):
     )
   for held in variables.values():
     held['params'] = held['params']['encoder']
-  embed = _make_embed(config, list(encoders))
+  embed = make_embed(config, list(encoders))
   write = functools.partial(
     _write_split, config, lambda images: embed(variables, images), preemption
   )
@@ -97,8 +98,13 @@ def _embed(config, encoders, seed, preemption, directory):
       write(source, rows, transform, seed, 0, directory / name)
 
 
-def _make_embed(config, names):
-  """(variables, images [device, batch, ...]) -> {name: [device, batch, d]}."""
+def make_embed(config: ConfigDict, names: Sequence[str]) -> Callable:
+  """Makes the pmapped function of several encoders.
+
+  Returns:
+    Of {name: variables} and uint8 images [device, batch, height, width,
+    channel], {name: embeddings [device, batch, embedding]}.
+  """
   normalise = dataset.normaliser(config)
   networks = {
     name: models.make_encoder(**config[name].encoder) for name in names

@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
       )
     logging.info('%s on %s', config.name, parallel.describe())
     pipeline.split_names(config)
+    config.run.label_dir = config.run.label_dir or str(workdir / 'labels')
     pipeline.check(config)
     pipeline.claim(config, workdir)
     parallel.keep_programs(workdir / 'programs')

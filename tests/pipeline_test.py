@@ -190,7 +190,7 @@ def test_wrong_values_are_refused_before_any_work(change, message):
     (_set('data.train_split', 'trian'), "no split 'trian'"),
     (_set('old.optimizer.name', 'sdg'), "Unknown optimiser 'sdg'"),
     (_set('old.batch_size', 4096), '4096 is larger than'),
-    (_set('data.options.train_examples', 0), 'empty'),
+    (_set('data.options.train_examples', 0), 'give 1 or more'),
   ],
 )
 def test_wrong_data_is_refused(tmp_path, change, message):

@@ -45,7 +45,7 @@ def open_source(
   Raises:
     FileNotFoundError: the data is not there; the message names the command
       that prepares it, and its size.
-    ValueError: an unknown option, split, label or file format.
+    ValueError: an unknown option, split, label or file format, or no example.
   """
   opener = _OPENERS.get(name, records.Records)
   taken = set(inspect.signature(opener).parameters)
@@ -64,6 +64,8 @@ def open_source(
   source = opener(
     **{key: common[key] for key in taken & set(common)}, **options
   )
+  if not len(source):
+    raise ValueError(f'split {split!r} of {name!r} is empty')
   return sources.hold(source) if in_memory else source
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
+import functools
 import os
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -102,11 +104,18 @@ def measure(size: int | None = None) -> Hardware:
   peaks = {}
   for dtype in ('bfloat16', 'float32'):
     matrix = jnp.ones((size, size), dtype)
-    seconds = fastest(jax.jit(jnp.dot), matrix, matrix)
+    seconds = _fastest(functools.partial(jax.jit(jnp.dot), matrix, matrix))
     peaks[dtype] = 2 * size**3 / seconds
-  block = jnp.ones(2**26 if on_cpu else 2**30, jnp.uint8)
+  # In place: fresh memory would measure the allocator.
+  add = jax.jit(lambda x: x + 1, donate_argnums=0)
+  held = [jnp.ones(2**26 if on_cpu else 2**28, jnp.float32)]
+
+  def touch():
+    held[0] = add(held[0])
+    return held[0]
+
   # Read once, written once.
-  bandwidth = 2 * block.nbytes / fastest(jax.jit(lambda x: x + 1), block)
+  bandwidth = 2 * held[0].nbytes / _fastest(touch)
   return Hardware(
     'here',
     **peaks,
@@ -116,12 +125,12 @@ def measure(size: int | None = None) -> Hardware:
   )
 
 
-def fastest(function, *args, repeats: int = 5) -> float:
+def _fastest(call: Callable[[], jax.Array], repeats: int = 5) -> float:
   """Seconds of the fastest of several calls, after one to compile."""
-  jax.block_until_ready(function(*args))
+  jax.block_until_ready(call())
   times = []
   for _ in range(repeats):
     start = time.perf_counter()
-    jax.block_until_ready(function(*args))
+    jax.block_until_ready(call())
     times.append(time.perf_counter() - start)
   return min(times)

@@ -27,7 +27,16 @@ def get_config() -> ConfigDict:
   # True: all seeds align the encoders of the first one. False: every seed
   # trains its own encoders too.
   c.share_encoders = True
-  c.stages = ('old', 'new', 'side', 'embed', 'align', 'evaluate', 'report')
+  c.stages = (
+    'old',
+    'new',
+    'side',
+    'embed',
+    'align',
+    'evaluate',
+    'serve',
+    'report',
+  )
 
   c.data = ConfigDict()
   c.data.name = 'imagenet2012'  # see data.open_source
@@ -119,8 +128,13 @@ def get_config() -> ConfigDict:
   )
   c.evaluate.steps = 20  # cut-offs between 0 and all: 22 in all
   c.evaluate.distance = 'l2'
-  # Neighbours of the approximate sweep beside the exact one; 0 for none.
-  c.evaluate.approximate_k = 0
+
+  # A live ScaNN index, upserted in the order of these policies of the main
+  # alignment; none by default.
+  c.serve = ConfigDict()
+  c.serve.policies = ()
+  c.serve.index = 'auto'  # ScaNN on Linux, else exact
+  c.serve.k = 100  # neighbours it returns
 
   # Published scores in percent: {row: {metric: value}}.
   c.published = ConfigDict()
@@ -246,5 +260,6 @@ def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
   kept = ('ridge', 'l2 (FCT)', c.main_alignment)
   for name in set(c.alignments) - set(kept):
     del c.alignments[name]
+  c.serve.k = 5
   c.run.log_every = 1
   return c

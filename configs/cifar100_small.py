@@ -48,4 +48,5 @@ def get_config(form: str = '') -> ConfigDict:
   c.align.batch_size = 512
   c.align.num_epochs = 5
   c.align.warmup_epochs = 1
+  c.serve.policies = ('random', 'sigma')
   return base.finish(c, form, base.shrink)

@@ -73,7 +73,7 @@ def check(config: ConfigDict):
     raise ValueError('evaluate takes at least one policy and steps >= 0.')
 
 
-class _Split:
+class Split:
   """One split's embeddings and columns, memory-mapped."""
 
   def __init__(self, directory: pathlib.Path):
@@ -92,11 +92,11 @@ class _Split:
     return len(self.label)
 
 
-def _splits(embedded: artifact.Artifact) -> tuple[_Split, _Split]:
+def open_splits(embedded: artifact.Artifact) -> tuple[Split, Split]:
   """Query and gallery; the same object if there is one split only."""
-  gallery = _Split(embedded.directory / 'gallery')
+  gallery = Split(embedded.directory / 'gallery')
   separate = embedded.directory / 'query'
-  return (_Split(separate) if separate.exists() else gallery), gallery
+  return (Split(separate) if separate.exists() else gallery), gallery
 
 
 def _sweep(config, query, gallery, query_rows, aligned, new, orders, cutoffs):
@@ -148,7 +148,9 @@ def _references(config, query, gallery):
   return scores
 
 
-def _align(apply, gallery):
+def align_gallery(
+  apply: align.Apply, gallery: Split
+) -> tuple[np.ndarray, np.ndarray | None]:
   """Aligned embeddings and log-variances of the whole gallery."""
   old, side = gallery.arrays['old'], gallery.arrays.get('side')
   blocks = []
@@ -187,10 +189,10 @@ def _orders(config, embedded, aligned, log_variance, gallery, seed):
 
 
 def _evaluate(config, name, embedded, fitted, seed, directory):
-  query, gallery = _splits(embedded)
+  query, gallery = open_splits(embedded)
   references = _references(config, query, gallery)
   apply = align.load(config, name, fitted)
-  aligned, log_variance = _align(apply, gallery)
+  aligned, log_variance = align_gallery(apply, gallery)
   orders = _orders(config, embedded, aligned, log_variance, gallery, seed)
   cutoffs = curve.cutoffs(len(gallery), config.evaluate.steps)
   new = gallery.arrays['new']

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 
+import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -23,11 +24,21 @@ from fastfill_jax import (
   models,
   parallel,
   report,
+  serve,
   side_information,
 )
 
 # In this order; an earlier one's result is what a later one goes on with.
-STAGES = ('old', 'new', 'side', 'embed', 'align', 'evaluate', 'report')
+STAGES = (
+  'old',
+  'new',
+  'side',
+  'embed',
+  'align',
+  'evaluate',
+  'serve',
+  'report',
+)
 
 
 def split_names(config: ConfigDict):
@@ -38,6 +49,7 @@ def split_names(config: ConfigDict):
 
   config.stages = split(config.stages)
   config.evaluate.policies = split(config.evaluate.policies)
+  config.serve.policies = split(config.serve.policies)
 
 
 def check(config: ConfigDict):
@@ -71,6 +83,12 @@ def check(config: ConfigDict):
   embed.check(config)
   align.check(config)
   evaluate.check(config)
+  serve.check(config)
+  if config.main_alignment not in config.alignments:
+    raise ValueError(
+      f'main_alignment={config.main_alignment!r} is none of '
+      f'{tuple(config.alignments)}.'
+    )
 
 
 def claim(config: ConfigDict, workdir: pathlib.Path):
@@ -113,7 +131,7 @@ def run(
     ValueError: If a stage that is not picked has no result to go on with.
   """
   last = max(STAGES.index(stage) for stage in config.stages)
-  results, logs = [], {}
+  results, served, logs = [], [], {}
   for seed in config.seeds:
     encoder_seed = config.seeds[0] if config.share_encoders else seed
     encoders = {}
@@ -134,8 +152,19 @@ def run(
       if last >= STAGES.index('evaluate'):
         evaluated = evaluate.make(config, workdir, name, embedded, fitted, seed)
         results.append(report.Result.load(evaluated.directory))
+        if (
+          name == config.main_alignment
+          and config.serve.policies
+          and last >= STAGES.index('serve')
+        ):
+          served.append(
+            serve.make(config, workdir, embedded, fitted, evaluated, seed)
+          )
   if 'report' in config.stages and parallel.is_main():
     _report(config, workdir, results, logs)
+    if served:
+      table = pd.concat([serve.load(one) for one in served])
+      table.to_csv(workdir / 'served.csv', index=False)
   return results
 
 

@@ -27,6 +27,7 @@ _FLOORS = (
     'embed',
     'align',
     'evaluate',
+    'serve',
   },
   {'pipeline', 'main', 'workload', 'cost'},
 )

@@ -85,7 +85,7 @@ def alignments(
   if best.empty:
     return None
   with drawing.style():
-    figure = drawing.figure(drawing.COLUMN, 2.8)
+    figure = drawing.figure(drawing.COLUMN, 2.6 + 0.13 * len(best))
     axes = figure.subplots()
     colors = (drawing.VERMILION, *drawing.CYCLE)
     for i, row in enumerate(best.itertuples()):
@@ -103,7 +103,8 @@ def alignments(
     drawing.reference_lines(
       axes, summary.references(results)['mAP'][_REFERENCES]
     )
-    axes.legend(title='area', alignment='left', loc='lower right')
+    # Curves start anywhere on the left: no corner is free for certain.
+    figure.legend(title='area', alignment='left', loc='outside lower center')
     axes.set(xlabel=_FRACTION, ylabel='mAP (%)', xlim=(0, 100))
   return figure
 

@@ -22,7 +22,7 @@ def test_blocks_and_chunks_change_nothing():
   plan = threads.Plan(problem, 9_000)
   assert plan.workers == plan.block == 1
   assert plan.rows < 60
-  assert plan.cells < 2 * problem.positives[0] * 20
+  assert plan.table_size < 2 * problem.positives[0] * 20
   case |= {'backend': 'numba', 'per_query': True}
   whole, split = curve.sweep(**case), curve.sweep(**case, memory_limit=9_000)
   curve_cases.assert_equal(whole, split)

@@ -181,7 +181,8 @@ def _read(name: str, array) -> tuple[np.ndarray, np.ndarray]:
         'where float32 scores overflow.'
       )
     # + 0 turns -0 into 0: they are equal, their bytes are not.
-    hashes.append([hash(row.tobytes()) for row in rows + np.float32(0)])
+    rows = rows + np.float32(0)
+    hashes.append(np.array([hash(row.tobytes()) for row in rows]))
   return np.concatenate(squares), np.concatenate(hashes)
 
 

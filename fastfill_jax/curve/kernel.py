@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 _TILE = 2048  # Scores ranked at a time: their cells stay in the L1 cache.
-_STEEP = 1e30  # Cells per unit of score that separate any two float32 scores.
+_STEEP = 1e30  # So many cells per unit of score that hardly any two share one.
 # NumPy's error model: no test for zero divisors, so that loops vectorise.
 _jit = numba.njit(nogil=True, cache=True, error_model='numpy')
 
@@ -135,8 +135,9 @@ def _walk(base, changes, order, group, turns, precision, closest):
   """Walks the thresholds from the closest to the farthest.
 
   Args:
-    base: Items of each rank before these cut-offs [threshold + 1].
-    changes: Items that gain or lose a rank, [threshold + 1, cutoff].
+    base: Items of each rank in the aligned state [threshold + 1].
+    changes: Items of each cut-off that gain or lose a rank, [threshold + 1,
+      cutoff].
     order: Positives' scores from low to high, the aligned ones numbered
       before the new ones [2 * positive].
     group: Threshold of each of these scores [2 * positive].
@@ -187,7 +188,7 @@ def _record(relevant, everyone, precision, closest):
 @_jit
 def _active(score, turns, cutoffs):
   """Returns the cut-offs at which a positive has this score."""
-  turn = min(max(turns[score % turns.size], 0), cutoffs)
+  turn = min(turns[score % turns.size], cutoffs)
   if score < turns.size:
     return slice(0, turn)
   return slice(turn, cutoffs)
@@ -205,7 +206,7 @@ def _score(scores, copies, sources, scale, shift, twins):
 
 
 @_jit
-def block(scores, columns, twins, members, buckets, cells, out):
+def block(scores, columns, twins, members, buckets, table_size, out):
   """Counts for a block of queries.
 
   Args:
@@ -215,7 +216,7 @@ def block(scores, columns, twins, members, buckets, cells, out):
     twins: Gallery items by id, and where each query's id lies, [query, 2].
     members: Gallery items by label, and where each query's label lies.
     buckets: First cut-off at which an item is new, [policy, gallery].
-    cells: Numbers a table [threshold + 1, cutoff] may have.
+    table_size: How many numbers a table [threshold + 1, cutoff] may have.
     out: Average precision and the number of irrelevant items at least as
       close as the closest relevant one, filled, [policy, cutoff, query].
   """
@@ -225,7 +226,7 @@ def block(scores, columns, twins, members, buckets, cells, out):
   items = np.empty(size + 1, np.int32)
   before = np.empty(size + 1, np.int32)
   after = np.empty(size + 1, np.int32)
-  table = np.empty(cells, np.int32)
+  table = np.empty(table_size, np.int32)
   for query in range(queries):
     copies, sources, scale, shift = columns
     twin = twins[0][twins[1][query, 0] : twins[1][query, 1]]
@@ -238,26 +239,23 @@ def block(scores, columns, twins, members, buckets, cells, out):
     )
     base = np.zeros(thresholds.size, np.int32)
     moved = _count(aligned, new, thresholds, base, items, before, after)
-    chunk = min(cutoffs, max(1, cells // base.size))
+    chunk = min(cutoffs, max(1, table_size // base.size))
     for policy in range(policies):
-      standing = base.copy()
       for start in range(0, cutoffs, chunk):
-        width = min(chunk, cutoffs - start)
-        changes = table[: base.size * width].reshape(base.size, width)
+        stop = min(start + chunk, cutoffs)
+        changes = table[: base.size * (stop - start)]
+        changes = changes.reshape(base.size, stop - start)
         changes[:] = 0
+        # What was backfilled before is new from the first column on.
         for i in range(moved):
-          turn = buckets[policy, items[i]] - start
-          if 0 <= turn < width:
+          turn = max(buckets[policy, items[i]] - start, 0)
+          if turn < stop - start:
             changes[before[i], turn] -= 1
             changes[after[i], turn] += 1
-        turns = buckets[policy][positives] - start
-        precision = np.zeros(width)
-        closest = np.full(width, size, np.int32)
-        _walk(standing, changes, order, group, turns, precision, closest)
-        for c in range(width):
-          place = policy, start + c, query
-          average_precision[place] = precision[c] / positives.size
-          closer[place] = closest[c]
-        if start + width < cutoffs:
-          for rank in range(base.size):
-            standing[rank] += changes[rank].sum()
+        turns = np.maximum(buckets[policy][positives] - start, 0)
+        precision = np.zeros(stop - start)
+        closest = np.full(stop - start, size, np.int32)
+        _walk(base, changes, order, group, turns, precision, closest)
+        place = policy, slice(start, stop), query
+        average_precision[place] = precision / positives.size
+        closer[place] = closest

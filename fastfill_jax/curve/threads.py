@@ -48,7 +48,7 @@ def run(problem, process, processes, memory_limit, add):
         (problem.twins, problem.twin_spans[rows]),
         (problem.members, problem.member_spans[rows]),
         problem.buckets,
-        plan.cells,
+        plan.table_size,
         out,
       )
     finally:
@@ -72,7 +72,7 @@ class Plan:
     workers: Threads.
     block: Queries of one thread at a time.
     rows: Gallery rows read at a time.
-    cells: Numbers in a thread's table [threshold, cutoff].
+    table_size: Numbers in a thread's table [threshold + 1, cutoff].
   """
 
   def __init__(self, problem, memory_limit):
@@ -97,7 +97,7 @@ class Plan:
     rest = share - self.block * query
     self.rows = int(min(max(1, rest // 2 // width), size))
     thresholds = 2 * int(problem.positives[0]) + 1
-    self.cells = int(max(thresholds, min(rest // 8, thresholds * cutoffs)))
+    self.table_size = int(max(thresholds, min(rest // 8, thresholds * cutoffs)))
 
 
 def _products(problem, queries, rows, out):

@@ -71,5 +71,13 @@ def main(argv: list[str]) -> int:
   return 0
 
 
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    return app.parse_flags_with_usage(argv)
+  except AttributeError as error:  # ml_collections', for a key it lacks.
+    reason = str(error).strip('\'"').replace('\\n', ' ').replace('\n', ' ')
+    sys.exit(f'FATAL Flags parsing error: no key {reason}')
+
+
 if __name__ == '__main__':
-  app.run(lambda argv: sys.exit(main(argv)))
+  app.run(lambda argv: sys.exit(main(argv)), flags_parser=_parse)

@@ -1,7 +1,5 @@
 """The sweep in blocks: memory, disk, threads, devices and processes."""
 
-import threading
-
 import curve_cases
 import jax.numpy as jnp
 import numpy as np
@@ -89,29 +87,22 @@ def test_reads_from_disk_in_slices(backend, tmp_path, monkeypatch):
 def test_processes_share_the_queries(backend, monkeypatch):
   case = curve_cases.make(12, queries=9) | {'backend': backend}
   alone = curve.sweep(**case)
-  me, barrier, board = threading.local(), threading.Barrier(3), [None] * 3
-
-  def gather(array):
-    board[me.rank] = array
-    barrier.wait(60)
-    rows = np.stack(board)
-    barrier.wait(60)
-    return rows
-
-  monkeypatch.setattr(parallel, 'process_index', lambda: me.rank)
+  # One process after another: first to see what each brings, then again with
+  # what all of them brought.
+  brought = [[], [], []]
   monkeypatch.setattr(parallel, 'process_count', lambda: 3)
-  monkeypatch.setattr(parallel, 'gather', gather)
-  results = [None] * 3
 
-  def process(rank):
-    me.rank = rank
-    results[rank] = curve.sweep(**case, per_query=True, all_processes=True)
+  def play(rank, gather):
+    monkeypatch.setattr(parallel, 'process_index', lambda: rank)
+    monkeypatch.setattr(parallel, 'gather', gather)
+    return curve.sweep(**case, per_query=True, all_processes=True)
 
-  workers = [threading.Thread(target=process, args=(i,)) for i in range(3)]
-  for worker in workers:
-    worker.start()
-  for worker in workers:
-    worker.join()
+  for rank, mine in enumerate(brought):
+    play(rank, lambda array, mine=mine: mine.append(array) or array[None])
+  results = []
+  for rank in range(3):
+    together = map(np.stack, zip(*brought, strict=True))
+    results.append(play(rank, lambda array, all=together: next(all)))
   shares = np.stack([x['per_query']['mAP'][0, 0] for x in results])
   np.testing.assert_array_equal(np.isfinite(shares).sum(axis=0), 1)
   for result in results:
@@ -143,11 +134,12 @@ def test_accelerators_count_queries_side_by_side(counter, monkeypatch):
 
 def test_auto_takes_what_the_device_needs(monkeypatch):
   case, taken = curve_cases.make(15), []
+  count = threads.run
   for module, name in ((threads, 'numba'), (devices, 'jax')):
 
-    def run(problem, *args, name=name, count=module.run):
+    def run(*args, name=name):
       taken.append(name)
-      count(problem, *args)
+      count(*args)
 
     monkeypatch.setattr(module, 'run', run)
   curve.sweep(**case)

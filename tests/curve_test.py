@@ -105,9 +105,8 @@ def test_equals_scikit_learn(seed, queries, size, classes, distance, ids):
 @hypothesis.settings(deadline=None, max_examples=30, derandomize=True)
 def test_jax_equals_scikit_learn(seed, distance):
   case = curve_cases.make(seed)
-  ids = np.random.default_rng(seed).integers(0, 20, 31)
+  ids = np.random.default_rng(0).integers(0, 20, 31)
   case |= {'query_ids': ids[:7], 'gallery_ids': ids[7:]}
-  # At least one item of each class is left, so that the shapes stay.
   case['query_labels'][:] = np.arange(7) % 3
   case['gallery_labels'][:] = np.arange(24) % 3
   expected = curve_cases.per_query(case, distance)
@@ -150,20 +149,14 @@ def test_standard_errors():
     )
 
 
-@pytest.mark.parametrize('backend', _BACKENDS)
-def test_starts_aligned_and_ends_new(backend):
+def test_starts_aligned_and_ends_new():
   case = curve_cases.make(3)
-  result = curve.sweep(**case, backend=backend)
+  result = curve.sweep(**case)
   for point, name in ((0, 'aligned'), (-1, 'new')):
     rows = case[name]
-    end = curve.sweep(
-      **(case | {'aligned': rows, 'new': rows, 'cutoffs': [5]}),
-      backend=backend,
-    )
+    end = curve.sweep(**(case | {'aligned': rows, 'new': rows, 'cutoffs': [5]}))
     for metric in curve.METRICS:
-      np.testing.assert_allclose(
-        result[metric][:, point], end[metric][:, 0], atol=1e-7
-      )
+      np.testing.assert_array_equal(result[metric][:, point], end[metric][:, 0])
 
 
 def test_permuting_the_gallery_changes_nothing():
@@ -222,10 +215,14 @@ def test_equal_vectors_tie_wherever_they_are(backend, distance):
 
 
 def test_minus_zero_is_zero():
-  case = {name: np.asarray(value) for name, value in _HAND.items()}
-  case |= {'aligned': np.zeros((4, 1)), 'new': -np.zeros((4, 1))}
-  result = curve.sweep(**case)
-  np.testing.assert_allclose(result['mAP'], 2 / 4, atol=1e-9)
+  case = curve_cases.make(7)
+  case['new'] = np.where(case['aligned'] == 0, -0.0, case['aligned'])
+  assert np.signbit(case['new'][case['new'] == 0]).all()
+  problem = inputs.prepare(
+    **case, distance='l2', query_ids=None, gallery_ids=None
+  )
+  np.testing.assert_array_equal(problem.sources[:24], problem.sources[24:])
+  assert len(problem.states) == 1
 
 
 def test_1001_cutoffs():

@@ -12,6 +12,8 @@ import sklearn.metrics
 from fastfill_jax import metrics
 
 _SIZE = 12
+_precision = jax.jit(metrics.average_precision)
+_cmc = jax.jit(metrics.cmc, static_argnums=2)
 
 
 def _arrays(scores, relevant, where=None):
@@ -39,7 +41,7 @@ def _arrays(scores, relevant, where=None):
 )
 def test_average_precision_by_hand(scores, relevant, expected):
   scores, relevant, _ = _arrays(scores, relevant)
-  value = metrics.average_precision(scores, relevant)
+  value = _precision(scores, relevant)
   assert value == pytest.approx(expected, abs=1e-7)
 
 
@@ -59,7 +61,7 @@ def test_average_precision_by_hand(scores, relevant, expected):
 )
 def test_cmc_by_hand(scores, relevant, k, expected):
   scores, relevant, _ = _arrays(scores, relevant)
-  assert metrics.cmc(scores, relevant, k) == expected
+  assert _cmc(scores, relevant, k) == expected
 
 
 @hypothesis.given(
@@ -69,8 +71,8 @@ def test_cmc_by_hand(scores, relevant, k, expected):
 )
 @hypothesis.settings(deadline=None, max_examples=100, derandomize=True)
 def test_equal_to_the_definition_on_what_is_left(scores, relevant, where):
-  precision = jax.jit(metrics.average_precision)(scores, relevant, where)
-  hit = jax.jit(metrics.cmc, static_argnums=2)(scores, relevant, 2, where)
+  precision = _precision(scores, relevant, where)
+  hit = _cmc(scores, relevant, 2, where)
   if not (relevant & where).any():
     assert precision == hit == 0
     return
@@ -87,14 +89,12 @@ def test_maps_over_queries():
   scores = rng.integers(0, 4, (5, _SIZE)).astype(np.float32)
   relevant = rng.random((5, _SIZE)) < 0.3
   where = rng.random((5, _SIZE)) < 0.8
-  mapped = jax.vmap(metrics.average_precision)(scores, relevant, where)
-  hits = jax.vmap(lambda *x: metrics.cmc(*x[:2], 1, x[2]))(
-    scores, relevant, where
-  )
-  for i in range(5):
-    arrays = _arrays(scores[i], relevant[i], where[i])
-    assert mapped[i] == metrics.average_precision(*arrays)
-    assert hits[i] == metrics.cmc(*arrays[:2], 1, arrays[2])
+  arrays = scores, relevant, where
+  mapped = jax.jit(jax.vmap(_precision))(*arrays)
+  hits = jax.jit(jax.vmap(lambda s, r, w: _cmc(s, r, 2, w)))(*arrays)
+  for i, (s, r, w) in enumerate(zip(*arrays, strict=True)):
+    assert mapped[i] == pytest.approx(float(_precision(s, r, w)), abs=1e-6)
+    assert hits[i] == _cmc(s, r, 2, w)
 
 
 def test_refuses_other_shapes_and_ranks():

@@ -98,8 +98,8 @@ def sweep(
 
   An item is relevant if it has the query's label. Average precision is
   tie-aware as in `metrics.average_precision`, CMC as in `metrics.cmc`; the
-  scores are float32 (`inputs.Problem` says how equality is meant).
-  Queries without a relevant item are left out of every mean.
+  scores are float32, and `inputs.Problem` says when they are equal. Queries
+  without a relevant item are left out of every mean.
 
   Args:
     query: New embeddings of the queries [query, embedding].
@@ -119,7 +119,9 @@ def sweep(
     backend: 'numba' (compiled for CPUs), 'jax' (any device) or 'auto', which
       takes numba where JAX would run on a CPU.
     per_query: Whether to return the metrics of every query.
-    memory_limit: Bytes of working memory, the arguments and results apart.
+    memory_limit: Bytes for scores and tables: of each accelerator, or of all
+      threads or CPU devices together. Indices (about 100 bytes an item), the
+      arguments and the results come on top.
     all_processes: Whether every process makes this same call, counts its
       share of the queries and returns the same whole; per-query results are
       NaN for the others' shares.

@@ -166,16 +166,30 @@ def align_gallery(
   return aligned, np.concatenate(log_variance)
 
 
+class _Logits:
+  """The new classifier on aligned, [gallery, class], computed as it is read."""
+
+  def __init__(self, head, kernel, aligned):
+    self.shape = len(aligned), kernel.shape[1]
+    self._apply = functools.partial(head.apply, {'params': {'kernel': kernel}})
+    self._aligned = aligned
+
+  def __len__(self):
+    return len(self._aligned)
+
+  def __getitem__(self, rows):
+    return np.asarray(self._apply(self._aligned[rows]))
+
+
 def _orders(config, embedded, aligned, log_variance, gallery, seed):
   """{policy: order} of all policies whose inputs this alignment has."""
   kernel = embed.load_kernel(embedded)
   head = encoder.make_head(kernel.shape[1], **config.new.head)
-  logits = head.apply({'params': {'kernel': kernel}}, aligned)
   available = {
     'key': jax.random.key(seed),
     'aligned': aligned,
     'log_variance': log_variance,
-    'logits': np.asarray(logits),
+    'logits': _Logits(head, kernel, aligned),
     'class_weights': kernel,
     'labels': gallery.label,
     'new': gallery.arrays['new'],

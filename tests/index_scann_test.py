@@ -121,7 +121,7 @@ def test_an_imported_tensorflow_stays(monkeypatch):
 def test_without_scann_auto_is_exact(monkeypatch, caplog):
   monkeypatch.setitem(sys.modules, 'scann', None)
   monkeypatch.setattr(absl_logging.get_absl_logger(), 'propagate', True)
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger='absl'):
     items = index.make_index('auto', 'dot', reorder=200)
   assert isinstance(items, index.ExactIndex)
   assert items.distance == 'dot'

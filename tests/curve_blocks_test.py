@@ -41,7 +41,7 @@ def test_jax_blocks_and_chunks_change_nothing(monkeypatch):
   assert {(plan.block, plan.chunk) for plan in plans} == {(8, 20)}
   plans.clear()
   split = curve.sweep(**case, memory_limit=4 * 27_000)
-  assert (plans[0].block, plans[0].chunk) == (6, 1)
+  assert (plans[0].block, plans[0].chunk) == (2, 1)
   curve_cases.assert_close(whole, split, 1e-7)
 
 

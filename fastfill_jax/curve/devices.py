@@ -48,10 +48,11 @@ def make_plan(problem, positives: int, most: int, memory: int) -> Plan:
   if jax.default_backend() == 'tpu' and problem.gallery_size < 2**24:
     counter = counting.by_product
   width = 1 << int(positives).bit_length()
-  # Bytes: a query's products, what counting it takes per item, and what each
-  # cut-off adds (changes, counts, relevant, active, precision).
-  products = 8 * problem.gallery_size
-  query = 5 * products
+  # Bytes: a query's products as parts, joined and reordered; what counting it
+  # takes per item; and per cut-off (changes, counts, relevant, active,
+  # precision).
+  products = 24 * problem.gallery_size
+  query = 40 * problem.gallery_size
   if counter is counting.by_product:
     query += 12 * width * problem.gallery_size
   column = 48 * width * len(problem.buckets)

@@ -6,7 +6,7 @@ Trained networks (FastFill, arXiv 2303.04766, section 4; FCT, arXiv
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,13 @@ from fastfill_jax import (
   closed_form,
   dataset,
   embed,
-  embeddings,
   encoder,
   losses,
+  pairs,
   parallel,
   training,
 )
 from fastfill_jax.models import alignment
-
-_BLOCK_ROWS = 16_384
 
 # (old [row, old embedding], side or None) -> (aligned, log_variance or None)
 Apply = Callable[
@@ -110,50 +108,6 @@ def check(config: ConfigDict):
     )
 
 
-class _Pairs:
-  """The training split's embeddings: views of [example, ...] arrays."""
-
-  def __init__(self, directory: pathlib.Path, names: tuple[str, ...]):
-    folders = directory.glob('train/view*')
-    folders = sorted(folders, key=lambda path: int(path.name[len('view') :]))
-    self.views = [
-      {name: embeddings.ShardedArray(path / name) for name in names}
-      for path in folders
-    ]
-    self.size = len(self.views[0]['old'])
-
-  def batches(
-    self, batch_size: int, seed: int, start: int
-  ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's batches; each is a function of the seed and its step.
-
-    An epoch is a permutation of one view less the remainder; the views take
-    turns.
-    """
-    per_epoch = self.size // batch_size
-    local = batch_size // parallel.process_count()
-    first = parallel.process_index() * local
-    step = start
-    while True:
-      epoch = step // per_epoch
-      view = self.views[epoch % len(self.views)]
-      permutation = np.random.default_rng((seed, epoch)).permutation(self.size)
-      for i in range(step % per_epoch, per_epoch):
-        begin = i * batch_size + first
-        rows = permutation[begin : begin + local]
-        yield {name: array[rows] for name, array in view.items()}
-      step = (epoch + 1) * per_epoch
-
-  def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All (old, new) rows of all views, in blocks, as float32."""
-    for view in self.views:
-      for start in range(0, self.size, _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        yield tuple(
-          view[name][rows].astype(np.float32) for name in ('old', 'new')
-        )
-
-
 def make_step(network, head, optimizer, definition, label_smoothing, train):
   """One step on FastFill's loss or a subset of it.
 
@@ -206,24 +160,18 @@ def make_step(network, head, optimizer, definition, label_smoothing, train):
       metrics['log_variance'] = jnp.mean(log_variance)
     return metrics['loss'], (metrics, updates['batch_stats'])
 
-  def step(state, batch, kernel):
-    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-      state.params, state.batch_stats, batch, kernel
-    )
-    return encoder.update(state, optimizer, grads, metrics, batch_stats)
-
-  return step
+  return functools.partial(training.update, optimizer, loss_fn)
 
 
 def _train(config, name, embedded, seed, preemption, directory):
   definition, recipe = config.alignments[name], config.align
   names = ('old', 'new', *(('side',) if definition.side else ()), 'label')
-  pairs = _Pairs(embedded.directory, names)
-  optimizer, num_steps = encoder.make_optimizer(recipe, pairs.size)
+  held = pairs.Pairs(embedded.directory, names)
+  optimizer, num_steps = encoder.make_optimizer(recipe, held.size)
   kernel = embed.load_kernel(embedded)
   head = encoder.make_head(kernel.shape[1], **config.new.head)
   network = _network(config, definition, kernel.shape[0], parallel.AXIS)
-  widths = {name: x.shape[1:] for name, x in pairs.views[0].items()}
+  widths = {name: x.shape[1:] for name, x in held.views[0].items()}
 
   @jax.jit
   def init(key):
@@ -258,7 +206,7 @@ def _train(config, name, embedded, seed, preemption, directory):
   state = training.fit(
     init(jax.random.key(seed)),
     step_fn,
-    lambda start: pairs.batches(recipe.batch_size, seed, start),
+    lambda start: held.batches(recipe.batch_size, seed, start),
     num_steps=num_steps,
     directory=directory,
     name=file_name(name),
@@ -282,8 +230,8 @@ def _network(config, definition, new_dim, axis_name=None):
 
 def _solve(config, name, embedded, seed, preemption, directory):
   del seed, preemption
-  pairs = _Pairs(embedded.directory, ('old', 'new'))
-  moments = closed_form.collect(pairs.blocks())
+  held = pairs.Pairs(embedded.directory, ('old', 'new'))
+  moments = closed_form.collect(held.blocks())
   params = closed_form.CLOSED_FORMS[config.alignments[name].kind](moments)
   artifact.save_variables(directory / 'variables.msgpack', params._asdict())
 

@@ -130,5 +130,3 @@ def save_variables(path: pathlib.Path, variables: Any):
 def load_variables(path: pathlib.Path) -> Any:
   """The tree of NumPy arrays that `save_variables` wrote."""
   return flax.serialization.msgpack_restore(path.read_bytes())
-
-

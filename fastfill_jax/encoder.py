@@ -86,22 +86,7 @@ def make_step(encoder, head, optimizer, normalise, label_smoothing):
     metrics = {'loss': jnp.mean(loss), 'train_accuracy': jnp.mean(accuracy)}
     return metrics['loss'], (metrics, updates.get('batch_stats', {}))
 
-  def step(state, batch):
-    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-      state.params, state.batch_stats, batch
-    )
-    return update(state, optimizer, grads, metrics, batch_stats)
-
-  return step
-
-
-def update(state, optimizer, grads, metrics, batch_stats):
-  """Averages over devices, then moves; the end of every training step."""
-  grads, metrics, batch_stats = parallel.mean((grads, metrics, batch_stats))
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  state = training.State(state.step + 1, params, batch_stats, opt_state)
-  return state, metrics
+  return functools.partial(training.update, optimizer, loss_fn)
 
 
 def initialise(encoder, head, optimizer, images, seed) -> training.State:

@@ -8,7 +8,6 @@ section 5).
 import functools
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -49,13 +48,7 @@ def make_step(network, projection, optimizer, normalise, temperature):
     metrics = {'loss': jnp.mean(loss)}
     return metrics['loss'], (metrics, updates.get('batch_stats', {}))
 
-  def step(state, batch):
-    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-      state.params, state.batch_stats, batch
-    )
-    return encoder.update(state, optimizer, grads, metrics, batch_stats)
-
-  return step
+  return functools.partial(training.update, optimizer, loss_fn)
 
 
 def make(

@@ -9,6 +9,7 @@ from typing import Any
 import flax.struct
 import jax
 import numpy as np
+import optax
 from absl import logging
 
 from fastfill_jax import checkpoint, parallel, progress
@@ -47,6 +48,34 @@ class Settings:
         'log_every and checkpoint_every are at least 1 step, got '
         f'{self.log_every} and {self.checkpoint_every}.'
       )
+
+
+def update(
+  optimizer: optax.GradientTransformation,
+  loss_fn: Callable[..., tuple[jax.Array, tuple[Metrics, Any]]],
+  state: State,
+  *batch: Any,
+) -> tuple[State, Metrics]:
+  """One step of training, to be pmapped once the first two are bound.
+
+  Args:
+    optimizer: Of the parameters.
+    loss_fn: (params, batch_stats, *batch) -> (loss, (metrics, batch_stats)), of
+      one device's share; nothing in it is averaged over devices but
+      BatchNorm's statistics.
+    state: Before the step.
+    *batch: What else the loss takes.
+
+  Returns:
+    The state after the step, and the metrics; the same on every device.
+  """
+  grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+    state.params, state.batch_stats, *batch
+  )
+  grads, metrics, batch_stats = parallel.mean((grads, metrics, batch_stats))
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  return State(state.step + 1, params, batch_stats, opt_state), metrics
 
 
 def fit(

@@ -18,6 +18,7 @@ _FLOORS = (
     'report',
     'artifact',
     'flops',
+    'pairs',
   },
   {'curve', 'curve_inputs', 'curve_jax', 'curve_numba', 'index', 'training'},
   {

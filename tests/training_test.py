@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -39,14 +40,11 @@ def _fit(directory, step_fn=None, preemption=None, num_steps=14, **options):
   params = {'w': jnp.zeros(3)}
   state = training.State(jnp.int32(0), params, {}, optimizer.init(params))
 
-  def step(state, batch):
-    def loss_fn(params):
-      loss = jnp.mean((batch['x'] @ params['w'] - batch['y']) ** 2)
-      return loss, ({'loss': loss}, {})
+  def loss_fn(params, batch_stats, batch):
+    loss = jnp.mean((batch['x'] @ params['w'] - batch['y']) ** 2)
+    return loss, ({'loss': loss}, batch_stats)
 
-    grads, aux = jax.grad(loss_fn, has_aux=True)(state.params)
-    return encoder.update(state, optimizer, grads, *aux)
-
+  step = functools.partial(training.update, optimizer, loss_fn)
   mapped = parallel.pmap(step, in_axes=(None, 0), out_axes=None)
   return training.fit(
     state,

@@ -20,13 +20,12 @@ def test_a_result_that_is_there_is_not_made_again(tmp_path):
   assert held == settings
 
 
-def test_a_changed_setting_makes_another_and_says_so(tmp_path, caplog):
-  caplog.set_level('INFO')
+def test_a_changed_setting_makes_another_and_says_so(tmp_path, log):
   artifact.make(tmp_path, 'new/seed0', {'a': {'b': 1}}, _writer('one'))
-  caplog.clear()
+  log.clear()
   other = artifact.make(tmp_path, 'new/seed0', {'a': {'b': 2}}, _writer('two'))
   assert (other.directory / 'text').read_text() == 'two'
-  assert 'made anew, for a.b: 1 -> 2' in caplog.text
+  assert 'made anew, for a.b: 1 -> 2' in log.text
   back = artifact.make(tmp_path, 'new/seed0', {'a': {'b': 1}}, _writer('new'))
   assert (back.directory / 'text').read_text() == 'one'
 

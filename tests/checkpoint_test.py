@@ -50,12 +50,12 @@ def test_the_newest_is_restored(tmp_path):
   np.testing.assert_array_equal(state['a'], np.full(4, 3, np.float32))
 
 
-def test_a_truncated_one_falls_back_and_says_so(tmp_path, caplog):
+def test_a_truncated_one_falls_back_and_says_so(tmp_path, log):
   _save(tmp_path, dict.fromkeys((1, 2)))
   _truncate(tmp_path, 2)
   step, state = _restore(tmp_path)
   assert (step, int(state['step'])) == (1, 1)
-  assert 'Checkpoint 2' in caplog.text
+  assert 'Checkpoint 2' in log.text
   assert (tmp_path / '2.unreadable').exists()
   _save(tmp_path, {2: None})  # its number is free again
   assert _restore(tmp_path)[0] == 2

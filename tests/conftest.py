@@ -12,6 +12,8 @@ os.environ['XLA_FLAGS'] = (
 )
 
 import jax
+import pytest
+from absl import logging
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Compiled programs are kept between runs: the second run of the suite is
@@ -20,3 +22,11 @@ _CACHE = pathlib.Path(__file__).parent.parent / '.jax_cache'
 jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+  """What absl logs, whatever a library has made of its logger."""
+  monkeypatch.setattr(logging.get_absl_logger(), 'propagate', True)
+  caplog.set_level('INFO', logger='absl')
+  return caplog

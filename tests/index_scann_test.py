@@ -1,6 +1,5 @@
 """ScaNN behind the index: how it is found, how it finds, when it is stale."""
 
-import logging
 import os
 import pathlib
 import subprocess
@@ -9,7 +8,6 @@ import sys
 import index_cases
 import numpy as np
 import pytest
-from absl import logging as absl_logging
 
 from fastfill_jax import index
 from fastfill_jax.index import base, scann
@@ -118,14 +116,12 @@ def test_an_imported_tensorflow_stays(monkeypatch):
   assert sys.modules['tensorflow'] is sys
 
 
-def test_without_scann_auto_is_exact(monkeypatch, caplog):
+def test_without_scann_auto_is_exact(monkeypatch, log):
   monkeypatch.setitem(sys.modules, 'scann', None)
-  monkeypatch.setattr(absl_logging.get_absl_logger(), 'propagate', True)
-  with caplog.at_level(logging.INFO, logger='absl'):
-    items = index.make_index('auto', 'dot', reorder=200)
+  items = index.make_index('auto', 'dot', reorder=200)
   assert isinstance(items, index.ExactIndex)
   assert items.distance == 'dot'
-  assert [r.message for r in caplog.records if 'exactly' in r.message]
+  assert [r.message for r in log.records if 'exactly' in r.message]
   with pytest.raises(ImportError, match="use the index 'exact'"):
     index.make_index('scann')
 

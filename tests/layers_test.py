@@ -20,7 +20,7 @@ _FLOORS = (
     'flops',
     'pairs',
   },
-  {'curve', 'curve_inputs', 'curve_jax', 'curve_numba', 'index', 'training'},
+  {'curve', 'index', 'training'},
   {
     'dataset',
     'encoder',

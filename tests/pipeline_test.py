@@ -94,21 +94,19 @@ def test_report_is_complete(finished):
     assert (workdir / name).stat().st_size, name
 
 
-def test_a_finished_run_is_not_done_again(finished, caplog):
+def test_a_finished_run_is_not_done_again(finished, log):
   workdir, results = finished
-  caplog.set_level('INFO')
   _assert_same(_run(_config(), workdir), results)
-  assert 'done before' in caplog.text
-  assert ' steps, ' not in caplog.text
+  assert 'done before' in log.text
+  assert ' steps, ' not in log.text
 
 
-def test_a_changed_setting_redoes_what_depends_on_it(finished, caplog):
+def test_a_changed_setting_redoes_what_depends_on_it(finished, log):
   workdir, _ = finished
   config = _config()
   config.align.num_epochs = 3
-  caplog.set_level('INFO')
   _run(config, workdir)
-  lines = [record.getMessage() for record in caplog.records]
+  lines = [record.getMessage() for record in log.records]
   done = {line.split(':')[0] for line in lines if 'done before' in line}
   anew = {line.split(':')[0] for line in lines if 'made anew' in line}
   assert {'old/seed0', 'new/seed0', 'embed/seed0'} <= done

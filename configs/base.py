@@ -210,12 +210,22 @@ def finish(
   Raises:
     ValueError: If there is no such form.
   """
-  forms = {'debug': debug} | forms
+  forms = {'debug': debug, 'side': add_side} | forms
   if not form:
     return c
   if form not in forms:
     raise ValueError(f'{c.name} has no form {form!r}, only {sorted(forms)}.')
   return forms[form](c)
+
+
+def add_side(c: ConfigDict) -> ConfigDict:
+  """Adds side-information, and the rows of FCT and FastFill with it."""
+  c.side.enabled = True
+  c.alignments['l2 (FCT) + side'] = network(1, 0, 'none', side=True)
+  c.alignments['l2+disc+u (FastFill) + side'] = network(
+    1, 1, 'example', side=True
+  )
+  return c
 
 
 def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:

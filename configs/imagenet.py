@@ -8,8 +8,8 @@ and queries are the validation images.
 
 Data: imagenet2012 of TFDS as ArrayRecord (README, "Data"). Time: see
 `python -m fastfill_jax.cost --config=configs/imagenet.py`. Expected: the
-published rows below; not run here. Side-information: --config.side.enabled=True
-adds the row with it.
+published rows below; not run here. Form 'side' adds the rows with
+side-information.
 """
 
 from ml_collections import ConfigDict

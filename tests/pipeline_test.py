@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from configs import base
 from fastfill_jax import parallel, pipeline
 
 _CONFIGS = sorted(
@@ -75,6 +76,18 @@ def test_curves_start_aligned_and_end_at_new_new(finished):
     assert set(one.policies) - {'sigma'} == {*_config().evaluate.policies} - {
       'sigma'
     }
+
+
+def test_side_information_is_trained_and_used(tmp_path):
+  config = base.add_side(_config())
+  config.alignments = {
+    name: config.alignments[name]
+    for name in (config.main_alignment, 'l2+disc+u (FastFill) + side')
+  }
+  plain, with_side = _run(config, tmp_path)
+  assert list(tmp_path.glob('embed/*/train/view0/side/00000.npy'))
+  assert plain.alignment + ' + side' == with_side.alignment
+  assert not np.array_equal(plain.error, with_side.error)
 
 
 def test_report_is_complete(finished):

@@ -226,7 +226,7 @@ def test_worker_starts_follows_and_stops(machine):
     "trap 'echo saved; exit 75' TERM\n"
     'echo "main $*"\n'
     '[[ $3 != fail ]] || exit 3\n'
-    'while :; do sleep 0.1; done\n'
+    'for _ in {1..600}; do sleep 0.1; done\n'  # never left behind
   )
   main.chmod(0o755)
   worker = 'launch/worker.sh'

@@ -149,38 +149,53 @@ def _train(config, which, seed, preemption, directory):
   transform = data.make_transform(**config.data.train_transform)
   example = transform(np.random.default_rng(0), dataset.image(source, 0))
   state = initialise(encoder, head, optimizer, normalise(example[None]), seed)
-  step = parallel.pmap(
-    make_step(encoder, head, optimizer, normalise, model.label_smoothing),
-    in_axes=(None, 0),
-    out_axes=None,
-    donate=(0,),
-  )
-
-  def batches(start):
-    return dataset.train_batches(
-      config, source, rows, transform, model.batch_size, seed, start
-    )
-
+  step = make_step(encoder, head, optimizer, normalise, model.label_smoothing)
   evaluate = None
   if len(validation):
     # Classes that were not trained on cannot be right.
     seen = np.unique(source.labels[rows])
     validation = validation[np.isin(source.labels[validation], seen)]
     evaluate = _make_evaluate(config, model, source, validation, encoder, head)
-  state = training.fit(
+  batches = functools.partial(
+    dataset.train_batches,
+    *(config, source, rows, transform, model.batch_size, seed),
+  )
+  fit(
+    config,
+    which,
     state,
-    lambda _, state, batch: step(state, batch),
+    step,
     batches,
     num_steps=num_steps,
     directory=directory,
-    name=which,
-    settings=dataset.loop_settings(config),
     preemption=preemption,
     evaluate=evaluate,
     evaluate_every=config.run.evaluate_every,
   )
+
+
+def fit(config: ConfigDict, name: str, state, step, batches, **options):
+  """Trains an encoder by an unmapped step, and writes its variables.
+
+  Args:
+    config: The config.
+    name: 'old', 'new' or 'side'.
+    state: The state before the first step.
+    step: (state, batch) -> (state, metrics), of one device.
+    batches: Maps a step to the batches from there on.
+    **options: More of `training.fit`'s, among them the directory.
+  """
+  mapped = parallel.pmap(step, in_axes=(None, 0), out_axes=None, donate=(0,))
+  state = training.fit(
+    state,
+    lambda _, state, batch: mapped(state, batch),
+    batches,
+    name=name,
+    settings=dataset.loop_settings(config),
+    **options,
+  )
   artifact.save_variables(
-    directory / 'variables.msgpack',
+    options['directory'] / 'variables.msgpack',
     {'params': state.params, 'batch_stats': state.batch_stats},
   )
 

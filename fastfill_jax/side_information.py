@@ -62,19 +62,10 @@ def make(
   return artifact.make(
     workdir,
     f'{which}/seed{seed}',
-    settings(config, seed),
+    encoder.settings(config, which, seed),
     functools.partial(_train, config, seed, preemption),
     allowed=which in config.stages,
   )
-
-
-def settings(config: ConfigDict, seed: int) -> dict:
-  """All that the trained encoder depends on."""
-  return {
-    'model': config.side.to_dict(),
-    'data': dataset.settings(config),
-    'seed': seed,
-  }
 
 
 def _train(config, seed, preemption, directory):
@@ -90,29 +81,18 @@ def _train(config, seed, preemption, directory):
   state = encoder.initialise(
     network, projection, optimizer, normalise(views), seed
   )
-  step = parallel.pmap(
-    make_step(network, projection, optimizer, normalise, model.temperature),
-    in_axes=(None, 0),
-    out_axes=None,
-    donate=(0,),
+  step = make_step(network, projection, optimizer, normalise, model.temperature)
+  batches = functools.partial(
+    dataset.train_batches,
+    *(config, source, rows, transform, model.batch_size, seed),
   )
-
-  def batches(start):
-    return dataset.train_batches(
-      config, source, rows, transform, model.batch_size, seed, start
-    )
-
-  state = training.fit(
+  encoder.fit(
+    config,
+    'side',
     state,
-    lambda _, state, batch: step(state, batch),
+    step,
     batches,
     num_steps=num_steps,
     directory=directory,
-    name='side',
-    settings=dataset.loop_settings(config),
     preemption=preemption,
-  )
-  artifact.save_variables(
-    directory / 'variables.msgpack',
-    {'params': state.params, 'batch_stats': state.batch_stats},
   )

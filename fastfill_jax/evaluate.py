@@ -17,14 +17,14 @@ from fastfill_jax import (
   artifact,
   curve,
   embed,
-  embeddings,
   encoder,
+  gallery,
   parallel,
   policies,
   report,
 )
 
-_BLOCK_ROWS = 16_384
+References = dict[str, dict[str, np.ndarray]]
 
 
 def make(
@@ -40,7 +40,7 @@ def make(
     workdir,
     f'evaluate/{align.file_name(name)}/seed{seed}',
     settings(config, embedded, fitted, seed),
-    functools.partial(_evaluate, config, name, embedded, fitted, seed),
+    functools.partial(_evaluate, config, workdir, name, embedded, fitted, seed),
     allowed='evaluate' in config.stages,
   )
 
@@ -73,45 +73,68 @@ def check(config: ConfigDict):
     raise ValueError('evaluate takes at least one policy and steps >= 0.')
 
 
-class Split:
-  """One split's embeddings and columns, memory-mapped."""
+def make_references(
+  config: ConfigDict, workdir: pathlib.Path, embedded: artifact.Artifact
+) -> References:
+  """Scores without backfilling, the same for every alignment: swept once.
 
-  def __init__(self, directory: pathlib.Path):
-    self.arrays = {
-      path.name: embeddings.ShardedArray(path)
-      for path in directory.iterdir()
-      if path.is_dir()
-    }
-    self.label = self.arrays['label'][:]
-    self.id = self.arrays['id'][:]
-    self.minority = None
-    if 'minority' in self.arrays:
-      self.minority = self.arrays['minority'][:]
-
-  def __len__(self):
-    return len(self.label)
-
-
-def open_splits(embedded: artifact.Artifact) -> tuple[Split, Split]:
-  """Query and gallery; the same object if there is one split only."""
-  gallery = Split(embedded.directory / 'gallery')
-  separate = embedded.directory / 'query'
-  return (Split(separate) if separate.exists() else gallery), gallery
+  Returns:
+    {'old/old', 'new/new' and, where widths allow, 'new/old': {metric: float32
+    [query]}}, NaN for queries without a relevant item.
+  """
+  made = artifact.make(
+    workdir,
+    'evaluate/references',
+    {'distance': config.evaluate.distance, 'inputs': embedded.digest},
+    functools.partial(_sweep_references, config, embedded),
+    allowed='evaluate' in config.stages,
+  )
+  references = {}
+  with np.load(made.directory / 'references.npz') as arrays:
+    for key, values in arrays.items():
+      pair, metric = key.rsplit('/', maxsplit=1)
+      references.setdefault(pair, {})[metric] = values
+  return references
 
 
-def _sweep(config, query, gallery, query_rows, aligned, new, orders, cutoffs):
+def _sweep_references(config, embedded, directory):
+  query, items = gallery.open_splits(embedded)
+  pairs = [('old', 'old'), ('new', 'new')]
+  widths = {name: query.arrays[name].shape[1] for name in ('old', 'new')}
+  if widths['old'] == widths['new']:
+    pairs.append(('new', 'old'))
+  scores = {}
+  for of_query, of_gallery in pairs:
+    rows = items.arrays[of_gallery]
+    swept = _sweep(
+      config,
+      query,
+      items,
+      query.arrays[of_query],
+      rows,
+      rows,
+      np.arange(len(items))[None],
+      np.zeros(1, int),
+    )
+    for metric, values in swept['per_query'].items():
+      scores[f'{of_query}/{of_gallery}/{metric}'] = values[0, 0]
+  if parallel.is_main():
+    np.savez_compressed(directory / 'references.npz', **scores)
+
+
+def _sweep(config, query, items, query_rows, aligned, new, orders, cutoffs):
   """`curve.sweep` in all processes, with every query's results."""
   result = curve.sweep(
     query_rows,
     aligned,
     new,
     query.label,
-    gallery.label,
+    items.label,
     orders,
     cutoffs,
     distance=config.evaluate.distance,
     query_ids=query.id,
-    gallery_ids=gallery.id,
+    gallery_ids=items.id,
     backend=config.run.sweep_backend,
     per_query=True,
     memory_limit=config.run.memory_limit,
@@ -123,47 +146,6 @@ def _sweep(config, query, gallery, query_rows, aligned, new, orders, cutoffs):
     for name, values in result['per_query'].items()
   }
   return result
-
-
-def _references(config, query, gallery):
-  """Scores of old/old, new/new and, where widths allow, new/old."""
-  order = np.arange(len(gallery))[None]
-  pairs = [('old', 'old'), ('new', 'new')]
-  widths = {name: query.arrays[name].shape[1] for name in ('old', 'new')}
-  if widths['old'] == widths['new']:
-    pairs.insert(1, ('new', 'old'))
-  scores = {}
-  for of_query, of_gallery in pairs:
-    rows = gallery.arrays[of_gallery]
-    scores[f'{of_query}/{of_gallery}'] = _sweep(
-      config,
-      query,
-      gallery,
-      query.arrays[of_query],
-      rows,
-      rows,
-      order,
-      np.zeros(1, int),
-    )
-  return scores
-
-
-def align_gallery(
-  apply: align.Apply, gallery: Split
-) -> tuple[np.ndarray, np.ndarray | None]:
-  """Aligned embeddings and log-variances of the whole gallery."""
-  old, side = gallery.arrays['old'], gallery.arrays.get('side')
-  blocks = []
-  for start in range(0, len(gallery), _BLOCK_ROWS):
-    rows = slice(start, start + _BLOCK_ROWS)
-    blocks.append(apply(old[rows], None if side is None else side[rows]))
-  aligned, log_variance = zip(*blocks, strict=True)
-  aligned = np.concatenate(aligned)
-  if not np.isfinite(aligned).all():
-    raise ValueError('The alignment gave embeddings that are not finite.')
-  if log_variance[0] is None:
-    return aligned, None
-  return aligned, np.concatenate(log_variance)
 
 
 class _Logits:
@@ -181,7 +163,7 @@ class _Logits:
     return np.asarray(self._apply(self._aligned[rows]))
 
 
-def _orders(config, embedded, aligned, log_variance, gallery, seed):
+def _orders(config, embedded, aligned, log_variance, items, seed):
   """{policy: order} of all policies whose inputs this alignment has."""
   kernel = embed.load_kernel(embedded)
   head = encoder.make_head(kernel.shape[1], **config.new.head)
@@ -191,8 +173,8 @@ def _orders(config, embedded, aligned, log_variance, gallery, seed):
     'log_variance': log_variance,
     'logits': _Logits(head, kernel, aligned),
     'class_weights': kernel,
-    'labels': gallery.label,
-    'new': gallery.arrays['new'],
+    'labels': items.label,
+    'new': items.arrays['new'],
   }
   held = {name for name, array in available.items() if array is not None}
   return {
@@ -202,32 +184,34 @@ def _orders(config, embedded, aligned, log_variance, gallery, seed):
   }
 
 
-def _evaluate(config, name, embedded, fitted, seed, directory):
-  query, gallery = open_splits(embedded)
-  references = _references(config, query, gallery)
-  apply = align.load(config, name, fitted)
-  aligned, log_variance = align_gallery(apply, gallery)
-  orders = _orders(config, embedded, aligned, log_variance, gallery, seed)
-  cutoffs = curve.cutoffs(len(gallery), config.evaluate.steps)
-  new = gallery.arrays['new']
+def _evaluate(config, workdir, name, embedded, fitted, seed, directory):
+  references = make_references(config, workdir, embedded)
+  query, items = gallery.open_splits(embedded)
+  aligned, log_variance = gallery.write_aligned(
+    align.load(config, name, fitted), items, directory
+  )
+  orders = _orders(config, embedded, aligned, log_variance, items, seed)
+  cutoffs = curve.cutoffs(len(items), config.evaluate.steps)
+  new = items.arrays['new']
   swept = _sweep(
     config,
     query,
-    gallery,
+    items,
     query.arrays['new'],
     aligned,
     new,
     np.stack(list(orders.values())),
     cutoffs,
   )
-  error = np.sum((aligned - new[:].astype(np.float32)) ** 2, axis=1)
-  uncertainty = log_variance
-  if log_variance is not None and log_variance.ndim == 2:
-    uncertainty = log_variance.mean(axis=1)
-  result = report.Result(
+  if not parallel.is_main():
+    return
+  uncertainty = None
+  if log_variance is not None:
+    uncertainty = gallery.mean_log_variance(log_variance)
+  report.Result(
     seed=seed,
     alignment=name,
-    fractions=cutoffs / len(gallery),
+    fractions=cutoffs / len(items),
     policies=tuple(orders),
     reads={
       policy: policies.reads(policies.POLICIES[policy]) for policy in orders
@@ -237,32 +221,30 @@ def _evaluate(config, name, embedded, fitted, seed, directory):
     references=_scores(references, slice(None)),
     negative_flips=_negative_flips(references['old/old'], swept),
     uncertainty=uncertainty,
-    error=error,
+    error=gallery.squared_error(aligned, new),
     **_groups(query.minority, swept, references),
+  ).save(directory)
+  # What an engineer backfills by: ids in each policy's order.
+  np.savez_compressed(
+    directory / 'orders.npz',
+    **{policy: items.id[order] for policy, order in orders.items()},
   )
-  if parallel.is_main():
-    # What an engineer backfills by: ids in each policy's order.
-    np.savez_compressed(
-      directory / 'orders.npz',
-      **{policy: gallery.id[order] for policy, order in orders.items()},
-    )
-    result.save(directory)
 
 
 def _scores(references, queries):
   """{pair: {metric: mean over some queries}}."""
   return {
     pair: {
-      metric: float(np.nanmean(values[0, 0, queries]))
-      for metric, values in result['per_query'].items()
+      metric: float(np.nanmean(values[queries]))
+      for metric, values in of_query.items()
     }
-    for pair, result in references.items()
+    for pair, of_query in references.items()
   }
 
 
 def _negative_flips(old, swept):
   """Share of queries right under old/old and wrong now, [policy, cutoff]."""
-  before = old['per_query']['cmc@1'][0, 0]
+  before = old['cmc@1']
   now = swept['per_query']['cmc@1']
   counted = np.isfinite(before)
   return np.mean((before == 1)[counted] & (now == 0)[..., counted], axis=-1)

@@ -157,9 +157,7 @@ def run(
           and config.serve.policies
           and last >= STAGES.index('serve')
         ):
-          served.append(
-            serve.make(config, workdir, embedded, fitted, evaluated, seed)
-          )
+          served.append(serve.make(config, workdir, embedded, evaluated, seed))
   if 'report' in config.stages and parallel.is_main():
     _report(config, workdir, results, logs)
     if served:

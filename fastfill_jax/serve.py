@@ -12,21 +12,13 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from fastfill_jax import (
-  align,
-  artifact,
-  curve,
-  evaluate,
-  index,
-  parallel,
-)
+from fastfill_jax import artifact, curve, gallery, index, parallel
 
 
 def make(
   config: ConfigDict,
   workdir: pathlib.Path,
   embedded: artifact.Artifact,
-  fitted: artifact.Artifact,
   evaluated: artifact.Artifact,
   seed: int,
 ) -> artifact.Artifact:
@@ -36,9 +28,9 @@ def make(
     f'serve/seed{seed}',
     {
       'serve': config.serve.to_dict(),
-      'inputs': {'evaluate': evaluated.digest, 'alignment': fitted.digest},
+      'inputs': evaluated.digest,
     },
-    functools.partial(_serve, config, embedded, fitted, evaluated, seed),
+    functools.partial(_serve, config, embedded, evaluated, seed),
     allowed='serve' in config.stages,
   )
 
@@ -60,35 +52,34 @@ def load(served: artifact.Artifact) -> pd.DataFrame:
   return pd.read_csv(served.directory / 'served.csv')
 
 
-def _serve(config, embedded, fitted, evaluated, seed, directory):
+def _serve(config, embedded, evaluated, seed, directory):
   if not parallel.is_main():
     return
-  query, gallery = evaluate.open_splits(embedded)
-  apply = align.load(config, config.main_alignment, fitted)
-  aligned, _ = evaluate.align_gallery(apply, gallery)
-  cutoffs = curve.cutoffs(len(gallery), config.evaluate.steps)
-  by_id = np.argsort(gallery.id)
+  query, items = gallery.open_splits(embedded)
+  aligned = gallery.open_aligned(evaluated.directory)
+  cutoffs = curve.cutoffs(len(items), config.evaluate.steps)
+  by_id = np.argsort(items.id)
   frames = []
   with np.load(evaluated.directory / 'orders.npz') as orders:
     for policy in config.serve.policies:
-      rows = by_id[np.searchsorted(gallery.id[by_id], orders[policy])]
+      rows = by_id[np.searchsorted(items.id[by_id], orders[policy])]
       curves = index.sweep(
         index.make_index(config.serve.index, config.evaluate.distance),
         query.arrays['new'],
         aligned,
-        gallery.arrays['new'],
+        items.arrays['new'],
         query.label,
-        gallery.label,
+        items.label,
         rows,
         cutoffs,
         k=config.serve.k,
         query_ids=query.id,
-        gallery_ids=gallery.id,
+        gallery_ids=items.id,
       )
       fixed = {
         'seed': seed,
         'policy': policy,
-        'fraction': cutoffs / len(gallery),
+        'fraction': cutoffs / len(items),
       }
       frames.append(pd.DataFrame(fixed | curves))
   partial = directory / 'served.partial'

@@ -27,6 +27,7 @@ _FLOORS = (
     'side_information',
     'embed',
     'align',
+    'gallery',
     'evaluate',
     'serve',
   },

@@ -252,12 +252,11 @@ def load(config: ConfigDict, name: str, fitted: artifact.Artifact) -> Apply:
   def apply(variables, old, side):
     return network.apply(variables, old, side, train=False)
 
-  devices = parallel.local_device_count()
   mapped = parallel.pmap(apply, in_axes=(None, 0, 0), out_axes=0, local=True)
 
   def padded(old, side):
     # Every block has one shape, so that one program serves all.
-    rows = -(-len(old) // devices) * devices
+    rows = parallel.round_up(len(old))
     arrays = {'old': old} | ({'side': side} if definition.side else {})
     arrays = parallel.shard(
       {

@@ -1,54 +1,102 @@
 """What a config costs before it is run: work, memory traffic and hours.
 
   python -m fastfill_jax.cost --config=configs/imagenet.py --hardware=v5e,h100
+  python -m fastfill_jax.cost --config=configs/digits.py --hardware=here
 
-The hours follow from the counted work, the hardware's peaks and a utilisation,
-which is assumed unless --utilisation brings a measured one:
-benchmarks/train_step.py prints it.
+For named hardware the hours follow from the counted work, its peaks and a
+utilisation, which is assumed unless --utilisation brings a measured one:
+benchmarks/train_step.py prints it. For 'here' some steps of every stage are
+run, on made-up numbers, and timed.
 """
 
+import statistics
 import sys
+import time
 from collections.abc import Sequence
 
+import jax
+import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from fastfill_jax import hardware, workload
+from fastfill_jax import hardware, parallel, workload
 
 # Of ImageNet's size, decoded, cropped and resized to 224 pixels: measured on
 # one core of an AMD EPYC.
 IMAGES_PER_CORE = 645.0
 
 
-def seconds(
+def expect(
   stage: workload.Stage,
   device: hardware.Hardware,
   devices: int = 1,
   utilisation: float | None = None,
-  images_per_core: float = IMAGES_PER_CORE,
 ) -> tuple[float, str]:
-  """The expected time of a stage, and what limits it.
+  """The expected time of a stage whose input is always there.
 
   Args:
     stage: The stage.
     device: One of the devices.
     devices: How many share the work, without loss.
     utilisation: Of the limit by peaks; None: the stage's or the device's own.
-    images_per_core: What one core of the host decodes in a second.
 
   Returns:
-    Seconds, and 'compute', 'memory' or 'input'.
+    Seconds, and 'compute' or 'memory', whichever limits it.
   """
   share = stage.utilisation or utilisation or device.utilisation
-  compute = device.seconds(stage.work.flops, 0, stage.dtype)
-  memory = device.seconds(0, stage.work.bytes, stage.dtype)
   limits = {
-    'compute': compute / share / devices,
-    'memory': memory / share / devices,
-    'input': stage.images / (images_per_core * device.host_cores * devices),
+    'compute': device.seconds(stage.work.flops, 0, stage.dtype),
+    'memory': device.seconds(0, stage.work.bytes, stage.dtype),
   }
   limit = max(limits, key=limits.get)
-  return limits[limit], limit
+  return limits[limit] / share / devices, limit
+
+
+def measure(
+  stage: workload.Stage, device: hardware.Hardware, devices: int = 1
+) -> tuple[float, str]:
+  """The same from some of the stage's steps, run on this machine.
+
+  Returns:
+    Seconds, and their share of the speed of the device's matrix products.
+  """
+  total = sum(
+    program.times * time_program(program) for program in stage.programs
+  )
+  total *= parallel.local_device_count() / devices / (stage.utilisation or 1)
+  share = device.seconds(stage.work.flops, 0, stage.dtype) / devices
+  return total, f'{share / total:.0%} of GEMM' if total else 'none'
+
+
+def time_program(program: workload.Program, repeats: int = 5) -> float:
+  """Seconds of one run on made-up numbers: the median of some."""
+  rng = np.random.default_rng(0)
+
+  def fill(shape):
+    if shape.dtype == np.uint8:
+      return rng.integers(0, 256, shape.shape, np.uint8)
+    if np.issubdtype(shape.dtype, np.floating):
+      return rng.random(shape.shape).astype(shape.dtype)
+    return np.zeros(shape.shape, shape.dtype)
+
+  args = [
+    parallel.shard(tree) if axis == 0 else parallel.replicate(tree)
+    for tree, axis in zip(
+      jax.tree.map(fill, program.args), program.in_axes, strict=True
+    )
+  ]
+  mapped = parallel.pmap(
+    program.function,
+    in_axes=program.in_axes,
+    out_axes=program.out_axes,
+    local=True,
+  )
+  times = []
+  for _ in range(1 + repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(mapped(*args))
+    times.append(time.perf_counter() - start)
+  return statistics.median(times[1:])
 
 
 def work_table(stages: Sequence[workload.Stage]) -> str:
@@ -86,18 +134,28 @@ def hours_table(
   """Hours of every stage on so many of each device, as Markdown."""
   rows = []
   for device in devices:
-    times = [
-      seconds(stage, device, count, utilisation, images_per_core)
-      for stage in stages
+    if device.name == 'here':
+      source = 'timed here'
+      busy = [measure(stage, device, count) for stage in stages]
+    else:
+      source = 'measured' if utilisation else device.source
+      source = f'{utilisation or device.utilisation:.0%} ({source})'
+      busy = [expect(stage, device, count, utilisation) for stage in stages]
+    images_per_s = images_per_core * device.host_cores * count
+    taken = [
+      max(time, (stage.images / images_per_s, 'input'), key=lambda x: x[0])
+      for stage, time in zip(stages, busy, strict=True)
     ]
-    cores = cores_needed(stages, device, utilisation, images_per_core)
-    source = 'measured' if utilisation else device.source
+    cores = max(
+      stage.images / (seconds * count) / images_per_core if stage.images else 0
+      for stage, (seconds, _) in zip(stages, busy, strict=True)
+    )
     rows.append(
       (
         device.name,
-        f'{utilisation or device.utilisation:.0%} ({source})',
-        *(f'{_duration(time)}, {limit}' for time, limit in times),
-        _duration(sum(time for time, _ in times)),
+        source,
+        *(f'{_duration(seconds)}, {limit}' for seconds, limit in taken),
+        _duration(sum(seconds for seconds, _ in taken)),
         f'{cores:.3g} of {device.host_cores:g}' if cores else 'none',
       )
     )
@@ -105,21 +163,6 @@ def hours_table(
   return _markdown(
     (f'{count} ×', 'utilisation', *names, 'all', 'cores per device'), rows
   )
-
-
-def cores_needed(
-  stages: Sequence[workload.Stage],
-  device: hardware.Hardware,
-  utilisation: float | None = None,
-  images_per_core: float = IMAGES_PER_CORE,
-) -> float:
-  """Host cores that keep one device busy in the stage that needs most."""
-  needed = [0.0]
-  for stage in stages:
-    if stage.images:
-      busy, _ = seconds(stage, device, 1, utilisation, float('inf'))
-      needed.append(stage.images / busy / images_per_core)
-  return max(needed)
 
 
 def _markdown(header, rows):
@@ -133,11 +176,11 @@ def _markdown(header, rows):
   return '\n'.join([line(header), rule, *map(line, rows)])
 
 
-def _duration(time):
+def _duration(seconds):
   for unit, length in (('h', 3600), ('min', 60)):
-    if time >= length:
-      return f'{time / length:.1f} {unit}'
-  return f'{time:.1f} s'
+    if seconds >= length:
+      return f'{seconds / length:.1f} {unit}'
+  return f'{seconds:.1f} s'
 
 
 def main(
@@ -172,7 +215,7 @@ def _run():
   names = flags.DEFINE_list(
     'hardware',
     list(hardware.HARDWARE),
-    "Devices by name; 'here' measures this machine's.",
+    "Devices by name; 'here' runs and times some steps of every stage.",
   )
   count = flags.DEFINE_integer('devices', 8, 'How many share the work.')
   utilisation = flags.DEFINE_float(

@@ -80,7 +80,12 @@ def _embed(config, encoders, seed, preemption, directory):
     )
   for held in variables.values():
     held['params'] = held['params']['encoder']
-  embed = make_embed(config, list(encoders))
+  embed = parallel.pmap(
+    embed_function(config, list(encoders)),
+    in_axes=(None, 0),
+    out_axes=0,
+    local=True,
+  )
   write = functools.partial(
     _write_split, config, lambda images: embed(variables, images), preemption
   )
@@ -98,12 +103,12 @@ def _embed(config, encoders, seed, preemption, directory):
       write(source, rows, transform, seed, 0, directory / name)
 
 
-def make_embed(config: ConfigDict, names: Sequence[str]) -> Callable:
-  """Makes the pmapped function of several encoders.
+def embed_function(config: ConfigDict, names: Sequence[str]) -> Callable:
+  """The function of several encoders, to be pmapped.
 
   Returns:
-    Of {name: variables} and uint8 images [device, batch, height, width,
-    channel], {name: embeddings [device, batch, embedding]}.
+    Of {name: variables} and uint8 images [batch, height, width, channel],
+    {name: embeddings [batch, embedding]}.
   """
   normalise = dataset.normaliser(config)
   networks = {
@@ -117,7 +122,7 @@ def make_embed(config: ConfigDict, names: Sequence[str]) -> Callable:
       for name, network in networks.items()
     }
 
-  return parallel.pmap(embed, in_axes=(None, 0), out_axes=0, local=True)
+  return embed
 
 
 def _write_split(
@@ -146,13 +151,11 @@ def _write_split(
 
 def _embed_rows(config, embed, source, rows, transform, seed, view):
   """Embeddings of some rows, {name: [row, embedding]}."""
-  batch_size = min(config.embed.batch_size, len(rows))
-  devices = parallel.local_device_count()
   batches = data.batches_in_order(
     source,
     rows,
     transform,
-    batch_size=-(-batch_size // devices) * devices,
+    batch_size=parallel.round_up(min(config.embed.batch_size, len(rows))),
     seed=seed,
     view=view,
     num_workers=config.run.num_workers,

@@ -184,6 +184,11 @@ def check_batch_size(batch_size: int):
     )
 
 
+def round_up(rows: int) -> int:
+  """The next multiple of this process's devices."""
+  return -(-rows // local_device_count()) * local_device_count()
+
+
 def shard(batch: Any) -> Any:
   """[local batch, ...] -> [local device, local batch / local device, ...]."""
   devices = local_device_count()

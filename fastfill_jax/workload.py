@@ -7,6 +7,8 @@ is counted in full.
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from fastfill_jax import (
   align,
   data,
   dataset,
+  embed,
   encoder,
   flops,
   models,
@@ -28,6 +31,7 @@ from fastfill_jax.models import alignment, heads
 
 # The exact sweep takes about four times its two matrix products.
 SWEEP_UTILISATION = 0.25
+_SWEPT_ROWS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,31 @@ DATA_SETS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Program:
+  """What devices run again and again in a stage.
+
+  Attributes:
+    function: To be pmapped, or with all arguments replicated.
+    args: Its arguments, trees of `jax.ShapeDtypeStruct`.
+    in_axes: As pmap's: 0 for an argument that is split over the devices.
+    out_axes: As pmap's.
+    times: How often it is run, over all seeds.
+  """
+
+  function: Callable
+  args: tuple[Any, ...]
+  in_axes: tuple[int | None, ...]
+  out_axes: int | None
+  times: float
+
+  @functools.cached_property
+  def work(self) -> flops.Work:
+    """Of all times together."""
+    once = flops.count(self.function, *self.args, axis_name=parallel.AXIS)
+    return once * self.times
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
   """The work of one stage, over all seeds.
 
@@ -57,7 +86,7 @@ class Stage:
     name: As in the config's stages.
     parameters: Of its networks.
     examples: How many pass through it.
-    work: Of all of them.
+    programs: What it runs.
     dtype: Of its matrix products.
     images: How many images the hosts read and decode for it.
     utilisation: None: the hardware's.
@@ -66,10 +95,14 @@ class Stage:
   name: str
   parameters: int
   examples: int
-  work: flops.Work
+  programs: tuple[Program, ...]
   dtype: str = 'float32'
   images: int = 0
   utilisation: float | None = None
+
+  @functools.cached_property
+  def work(self) -> flops.Work:
+    return sum((program.work for program in self.programs), flops.Work())
 
 
 def data_size(config: ConfigDict) -> DataSize:
@@ -100,7 +133,7 @@ def stages(config: ConfigDict, size: DataSize) -> list[Stage]:
   ]
   found.append(embed_stage(config, size, encoder_runs))
   found.append(align_stage(config, size))
-  found.append(evaluate_stage(config, size))
+  found.append(evaluate_stage(config, size, encoder_runs))
   return found
 
 
@@ -146,13 +179,12 @@ def encoder_stage(
     lambda x: encoder.initialise(network, head, optimizer, x, seed=0), single
   )
   batch = {'image': images, 'label': _labels(batch_size)}
-  work = flops.count(step, state, batch, axis_name=parallel.AXIS)
   examples = batch_size * num_steps * runs
   return Stage(
     which,
     flops.parameters(state.params),
     examples,
-    work * (num_steps * runs),
+    (Program(step, (state, batch), (None, 0), None, num_steps * runs),),
     model.encoder.dtype,
     0 if config.data.in_memory else examples,
   )
@@ -160,27 +192,26 @@ def encoder_stage(
 
 def embed_stage(config: ConfigDict, size: DataSize, runs: int) -> Stage:
   """One pass of all encoders over the views and the gallery."""
-  batch_size = config.embed.batch_size
+  batch_size = parallel.round_up(config.embed.batch_size)
   images = _images(config.data.train_transform, size, batch_size)
-  images = jax.ShapeDtypeStruct(images.shape, jnp.float32)
-  work, parameters = flops.Work(), 0
-  for which in ('old', 'new', *(('side',) if config.side.enabled else ())):
-    network = models.make_encoder(**config[which].encoder)
-    apply = functools.partial(network.apply, train=False)
-    variables = jax.eval_shape(
-      functools.partial(network.init, train=False), jax.random.key(0), images
-    )
-    work += flops.count(apply, variables, images)
-    parameters += flops.parameters(variables['params'])
+  pixels = jax.ShapeDtypeStruct(images.shape, jnp.float32)
+  names = ['old', 'new', *(('side',) if config.side.enabled else ())]
+  variables = {}
+  for name in names:
+    network = models.make_encoder(**config[name].encoder)
+    init = functools.partial(network.init, train=False)
+    variables[name] = jax.eval_shape(init, jax.random.key(0), pixels)
   train = int(size.train * (1 - config.data.validation_fraction))
   # Queries of their own are taken to be as many as the gallery.
   splits = 2 if config.data.query_split else 1
   examples = runs * (config.embed.views * train + splits * size.gallery)
+  function = embed.embed_function(config, names)
+  times = examples / batch_size
   return Stage(
     'embed',
-    parameters,
+    sum(flops.parameters(held['params']) for held in variables.values()),
     examples,
-    work * (examples / batch_size),
+    (Program(function, (variables, images), (None, 0), 0, times),),
     config.new.encoder.dtype,
     0 if config.data.in_memory else examples,
   )
@@ -190,23 +221,24 @@ def align_stage(config: ConfigDict, size: DataSize) -> Stage:
   """Training of every alignment network for every seed."""
   recipe = config.align
   train = int(size.train * (1 - config.data.validation_fraction))
-  total = Stage('align', 0, 0, flops.Work())
-  for definition in config.alignments.values():
-    if definition.kind == 'network':
-      optimizer, num_steps = encoder.make_optimizer(recipe, train)
-      times = num_steps * len(config.seeds)
-      parameters, work = _alignment_step(config, definition, size, optimizer)
-      total = dataclasses.replace(
-        total,
-        parameters=max(total.parameters, parameters),
-        examples=total.examples + recipe.batch_size * times,
-        work=total.work + work * times,
-      )
-  return total
+  definitions = [x for x in config.alignments.values() if x.kind == 'network']
+  if not definitions:
+    return Stage('align', 0, 0, ())
+  optimizer, num_steps = encoder.make_optimizer(recipe, train)
+  times = num_steps * len(config.seeds)
+  programs = tuple(
+    _alignment_program(config, definition, size, optimizer, times)
+    for definition in definitions
+  )
+  return Stage(
+    'align',
+    max(flops.parameters(program.args[0].params) for program in programs),
+    recipe.batch_size * times * len(programs),
+    programs,
+  )
 
 
-def _alignment_step(config, definition, size, optimizer):
-  """Parameters, and the work of one step."""
+def _alignment_program(config, definition, size, optimizer, times):
   dims = {
     which: config[which].encoder.embedding_dim
     for which in ('old', 'new', *(('side',) if definition.side else ()))
@@ -241,21 +273,28 @@ def _alignment_step(config, definition, size, optimizer):
   )
   batch['label'] = _labels(batch_size)
   kernel = jax.ShapeDtypeStruct((dims['new'], size.num_classes), jnp.float32)
-  work = flops.count(step, state, batch, kernel, axis_name=parallel.AXIS)
-  return flops.parameters(state.params), work
+  return Program(step, (state, batch, kernel), (None, 0, None), None, times)
 
 
-def evaluate_stage(config: ConfigDict, size: DataSize) -> Stage:
-  """Two matrix products a sweep: of each alignment and its references."""
+def evaluate_stage(config: ConfigDict, size: DataSize, runs: int) -> Stage:
+  """Two matrix products a sweep: of each alignment, and of each pair's own."""
   dims = [config[which].encoder.embedding_dim for which in ('old', 'new')]
   references = 3 if dims[0] == dims[1] else 2
-  sweeps = len(config.alignments) * len(config.seeds) * (1 + references)
-  query = jax.ShapeDtypeStruct((size.gallery, max(dims)), jnp.float32)
-  work = flops.count(lambda q, old, new: (q @ old.T, q @ new.T), *3 * [query])
+  sweeps = len(config.alignments) * len(config.seeds) + references * runs
+  # One block of queries after the other.
+  query = jax.ShapeDtypeStruct((_SWEPT_ROWS, max(dims)), jnp.float32)
+  gallery = jax.ShapeDtypeStruct((size.gallery, max(dims)), jnp.float32)
+  products = Program(
+    lambda query, old, new: (query @ old.T, query @ new.T),
+    (query, gallery, gallery),
+    (0, None, None),
+    0,
+    sweeps * size.gallery / _SWEPT_ROWS,
+  )
   return Stage(
     'evaluate',
     0,
     sweeps * size.gallery,
-    work * sweeps,
+    (products,),
     utilisation=SWEEP_UTILISATION,
   )

@@ -4,10 +4,11 @@ import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import digits
-from fastfill_jax import cost, flops, hardware, models, workload
+from fastfill_jax import cost, flops, hardware, models, parallel, workload
 
 
 def test_hardware_by_name():
@@ -42,9 +43,10 @@ def test_examples_of_every_stage(digits_stages):
   assert examples['old'] == 500 * 30 * seeds
   assert examples['new'] == 1000 * 30 * seeds
   assert examples['embed'] == (8 * 1000 + 797) * seeds
-  networks, closed_forms, sweeps = 7, 2, 3
+  networks, closed_forms, references = 7, 2, 2
   assert examples['align'] == 1000 * 40 * networks * seeds
-  assert examples['evaluate'] == 797 * (networks + closed_forms) * sweeps * 3
+  sweeps = networks + closed_forms + references
+  assert examples['evaluate'] == 797 * sweeps * seeds
 
 
 def test_work_of_the_old_perceptron(digits_stages):
@@ -91,7 +93,7 @@ def test_work_of_the_sweep(digits_stages):
   stage = digits_stages['evaluate']
   sweeps = stage.examples // 797
   # Old and new scores of every pair, in the wider of the two spaces.
-  assert stage.work.flops == sweeps * 2 * (2 * 797 * 797 * 32)
+  assert stage.work.flops == pytest.approx(sweeps * 2 * (2 * 797 * 797 * 32))
 
 
 def test_side_information_is_a_stage_of_two_views():
@@ -114,43 +116,79 @@ def test_sizes_are_known_without_the_data():
 DEVICE = hardware.Hardware('x', 100.0, 50.0, 10.0, 4.0, utilisation=0.5)
 
 
+class Done:
+  """Stands in for a program; its work is known."""
+
+  def __init__(self, num_flops, num_bytes):
+    self.work = flops.Work(num_flops, num_bytes)
+
+
+def _stage(num_flops, num_bytes, dtype='float32', images=0, **options):
+  programs = (Done(num_flops / 2, num_bytes / 2),) * 2
+  return workload.Stage('new', 1, 60, programs, dtype, images, **options)
+
+
 def test_seconds_and_their_limit():
-  stage = workload.Stage('new', 1, 60, flops.Work(6000, 300), 'bfloat16', 60)
-
-  def limit(**options):
-    return cost.seconds(stage, DEVICE, **options)
-
-  # 6000 FLOP at 100/s, half of it used; 300 bytes at 10/s; 60 images, 4 cores.
-  assert limit() == (6000 / 100 / 0.5, 'compute')
-  assert limit(devices=2) == (6000 / 100 / 0.5 / 2, 'compute')
-  assert limit(utilisation=0.25) == (6000 / 100 / 0.25, 'compute')
-  assert limit(images_per_core=0.1) == (60 / (0.1 * 4), 'input')
-  stage = workload.Stage('x', 1, 60, flops.Work(600, 300), utilisation=0.2)
-  assert limit() == (300 / 10 / 0.2, 'memory')
-  stage = workload.Stage('x', 1, 60, flops.Work(6000, 300))
-  assert limit() == (6000 / 50 / 0.5, 'compute')
+  stage = _stage(6000, 300, 'bfloat16')
+  # 6000 FLOP at 100/s, half of it used; 300 bytes at 10/s.
+  assert cost.expect(stage, DEVICE) == (6000 / 100 / 0.5, 'compute')
+  assert cost.expect(stage, DEVICE, 2) == (6000 / 100 / 0.5 / 2, 'compute')
+  slow = cost.expect(stage, DEVICE, utilisation=0.25)
+  assert slow == (6000 / 100 / 0.25, 'compute')
+  stage = _stage(600, 300, utilisation=0.2)
+  assert cost.expect(stage, DEVICE) == (300 / 10 / 0.2, 'memory')
+  stage = _stage(6000, 300)
+  assert cost.expect(stage, DEVICE) == (6000 / 50 / 0.5, 'compute')
 
 
-def test_cores_that_keep_a_device_busy():
-  stage = workload.Stage('new', 1, 60, flops.Work(6000, 300), 'bfloat16', 60)
-  align = workload.Stage('align', 1, 999, flops.Work(1, 1))
-  # 120 s for 60 images; a core decodes 0.2 a second.
-  cores = cost.cores_needed([stage, align], DEVICE, images_per_core=0.2)
-  assert cores == pytest.approx(60 / 120 / 0.2)
-  assert cost.cores_needed([align], DEVICE) == 0
+def test_measured_seconds_are_those_of_its_programs(monkeypatch):
+  stage = _stage(6000, 300, utilisation=0.5)
+  for program, times in zip(stage.programs, (10, 10), strict=True):
+    program.times = times
+  monkeypatch.setattr(cost, 'time_program', lambda program: 0.3)
+  devices = parallel.local_device_count()
+  # Both programs 10 times; 6000 FLOP are 120 s of one device's products.
+  seconds, share = cost.measure(stage, DEVICE, devices)
+  assert seconds == pytest.approx(2 * 10 * 0.3 / 0.5)
+  assert share == f'{120 / devices / 12:.0%} of GEMM'
+  assert cost.measure(stage, DEVICE, 3 * devices)[0] == pytest.approx(4)
+
+
+def test_a_program_is_run_with_its_shapes():
+  seen = []
+
+  def function(state, batch):
+    jax.debug.callback(lambda x, y: seen.append((x, y)), state, batch['image'])
+    return parallel.mean(state + batch['image'].astype(jnp.float32).sum())
+
+  image = jax.ShapeDtypeStruct((8, 2, 2, 1), np.uint8)
+  state = jax.ShapeDtypeStruct((), jnp.float32)
+  program = workload.Program(
+    function, (state, {'image': image}), (None, 0), None, times=1
+  )
+  assert cost.time_program(program, repeats=2) > 0
+  jax.effects_barrier()
+  devices = parallel.local_device_count()
+  assert len(seen) == 3 * devices
+  assert all(y.shape == (8 // devices, 2, 2, 1) for _, y in seen)
+  assert len({float(x) for x, _ in seen}) == 1
+
+
+def _cells(line):
+  return [cell.strip() for cell in line.split('|')[1:-1]]
 
 
 def test_tables():
   stages = [
-    workload.Stage('new', 2_500_000, 4_000_000, flops.Work(8e15, 2e12)),
-    workload.Stage('align', 0, 0, flops.Work()),
+    workload.Stage('new', 2_500_000, 4_000_000, (Done(8e15, 2e12),)),
+    workload.Stage('align', 0, 0, ()),
   ]
   assert cost.work_table(stages).splitlines()[2:] == [
     '| new   | 2.50         | 4          | 2             | 8     | 2        |'
   ]
   device = hardware.Hardware('x', 1e12, 1e12, 1e12, 4.0, utilisation=0.5)
   lines = cost.hours_table(stages, [device], count=2).splitlines()
-  assert [cell.strip() for cell in lines[0].split('|')[1:-1]] == [
+  assert _cells(lines[0]) == [
     '2 ×',
     'utilisation',
     'new',
@@ -158,7 +196,7 @@ def test_tables():
     'all',
     'cores per device',
   ]
-  assert [cell.strip() for cell in lines[2].split('|')[1:-1]] == [
+  assert _cells(lines[2]) == [
     'x',
     '50% (assumed)',
     '2.2 h, compute',
@@ -169,6 +207,18 @@ def test_tables():
   measured = cost.hours_table(stages, [device], count=2, utilisation=0.25)
   assert '25% (measured)' in measured
   assert '4.4 h' in measured
+
+
+def test_input_can_be_the_limit():
+  # 120 s of the device for 60 images; a core decodes 0.2 or 0.1 a second.
+  stages = [_stage(6000, 300, 'bfloat16', 60), _stage(1, 1)]
+  row = cost.hours_table(stages, [DEVICE], 1, images_per_core=0.2)
+  assert _cells(row.splitlines()[2])[2] == '2.0 min, compute'
+  assert _cells(row.splitlines()[2])[-1] == f'{60 / 120 / 0.2:g} of 4'
+  row = cost.hours_table(stages, [DEVICE], 1, images_per_core=0.1)
+  assert _cells(row.splitlines()[2])[2] == '2.5 min, input'
+  row = cost.hours_table(stages[1:], [DEVICE], 1)
+  assert _cells(row.splitlines()[2])[-1] == 'none'
 
 
 def test_main(digits_stages, monkeypatch, capsys, caplog):

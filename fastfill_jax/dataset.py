@@ -1,6 +1,7 @@
 """The config's data set, as the stages use it."""
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator
 
 import jax
@@ -18,11 +19,19 @@ def settings(config: ConfigDict) -> dict:
   return held
 
 
-def open_split(config: ConfigDict, split: str) -> data.Source:
+def open_split(
+  config: ConfigDict, split: str, in_memory: bool | None = None
+) -> data.Source:
   """Opens a split; every process or none goes on.
 
+  Args:
+    config: The config.
+    split: Its name.
+    in_memory: Whether to decode it now; None: as the config says.
+
   Raises:
-    ValueError: If it is missing or empty, here or in another process.
+    ValueError: If it is missing or empty, here or in another process, or
+      another process has other examples.
   """
   source, error = None, None
   try:
@@ -30,13 +39,15 @@ def open_split(config: ConfigDict, split: str) -> data.Source:
       config.data.name,
       split,
       data_dir=config.run.data_dir,
-      in_memory=config.data.in_memory,
+      in_memory=config.data.in_memory if in_memory is None else in_memory,
       cache_dir=config.run.label_dir or None,
       **config.data.options,
     )
   except (ValueError, OSError) as failure:
     error = failure
   parallel.raise_together(error)
+  labels = hashlib.sha256(np.ascontiguousarray(source.labels)).digest()
+  parallel.check_same(f'{split!r} split', labels)
   return source
 
 

@@ -137,7 +137,29 @@ def settings(config: ConfigDict, which: str, seed: int) -> dict:
   }
 
 
+def check_data(config: ConfigDict):
+  """Raises a ValueError for what any stage would find wrong in the data.
+
+  Otherwise it would come after hours of training.
+  """
+  for split in sorted(
+    {config.data.gallery_split, config.data.query_split} - {''}
+  ):
+    dataset.open_split(config, split, in_memory=False)
+  source = dataset.open_split(config, config.data.train_split, in_memory=False)
+  rows, _ = dataset.split_rows(config, source)
+  for which in ('old', 'new'):
+    picked = dataset.select_rows(config, config[which], source, rows)
+    make_optimizer(config[which], len(picked))
+  for recipe in (
+    config.align,
+    *((config.side,) if config.side.enabled else ()),
+  ):
+    make_optimizer(recipe, len(rows))
+
+
 def _train(config, which, seed, preemption, directory):
+  check_data(config)
   model = config[which]
   source = dataset.open_split(config, config.data.train_split)
   rows, validation = dataset.split_rows(config, source)

@@ -99,7 +99,10 @@ def claim(config: ConfigDict, workdir: pathlib.Path):
     OSError: If it cannot be written.
   """
   held = config.to_json_best_effort()
-  digest = hashlib.sha256((held + fastfill_jax.__version__).encode()).digest()
+  common = config.copy_and_resolve_references()
+  common.run.data_dir = ''  # Machines may keep the data in different places.
+  common = common.to_json_best_effort() + fastfill_jax.__version__
+  digest = hashlib.sha256(common.encode()).digest()
   parallel.check_same('config or version', digest)
   error = None
   if parallel.is_main():

@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from fastfill_jax import report
@@ -16,7 +17,7 @@ from fastfill_jax import report
 _ROOT = pathlib.Path(__file__).parent.parent
 _ALIGNMENT = 'align/l2+disc+u_FastFill'
 # The one alignment whose training can be interrupted, and no other.
-_FLAGS = (
+_DIGITS = (
   '--config=configs/digits.py:debug',
   '--config.stages=old,new,embed,align,evaluate',
   '--config.run.checkpoint_every=2',
@@ -34,10 +35,10 @@ def _environment(devices):
   }
 
 
-def _start(workdir, flags, devices=4):
+def _start(workdir, flags, devices=4, run=_DIGITS):
   return subprocess.Popen(
     [
-      *(sys.executable, '-m', 'fastfill_jax.main', *_FLAGS),
+      *(sys.executable, '-m', 'fastfill_jax.main', *run),
       *(f'--workdir={workdir}', *flags),
     ],
     cwd=_ROOT,
@@ -48,7 +49,7 @@ def _start(workdir, flags, devices=4):
   )
 
 
-def _start_pair(workdir, *flags, other=(), processes=2):
+def _start_pair(workdir, *flags, other=(), processes=2, run=_DIGITS):
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
@@ -58,6 +59,7 @@ def _start_pair(workdir, *flags, other=(), processes=2):
       workdir,
       (address, '--num_processes=2', f'--process_id={i}', *flags, *more),
       devices=2,
+      run=run,
     )
     for i, more in enumerate(((), other)[:processes])
   ]
@@ -113,20 +115,25 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def single(tmp_path_factory):
-  """One process, stopped by SIGTERM in the middle; then started again."""
+  """One process, stopped by SIGTERM in the middle; again with half its devices.
+
+  So the pair's topology is that of neither half of this run.
+  """
   workdir = tmp_path_factory.mktemp('single')
   process = _start(workdir, ())
   saved = 'new/seed0-*/checkpoints/2'
   _wait_for(lambda: list(workdir.glob(saved)), process)
   process.send_signal(signal.SIGTERM)
   stopped = _finish(process, code=75)[0]
-  return workdir, stopped, _finish(_start(workdir, ()))[0]
+  return workdir, stopped, _finish(_start(workdir, (), devices=2))[0]
 
 
-def test_sigterm_saves_and_a_restart_continues(single):
+def test_sigterm_saves_and_a_restart_on_fewer_devices_continues(single):
   _, stopped, output = single
+  assert '4 x cpu' in stopped
   assert 'Start again to continue' in stopped
-  assert 'resumes after step' in output or 'done before' in output
+  assert '2 x cpu' in output
+  assert 'new: resumes after step' in output
 
 
 def test_two_processes_equal_one(pair, single):
@@ -145,6 +152,22 @@ def test_processes_of_different_configs_stop_together(tmp_path):
   processes = _start_pair(tmp_path, other=('--config.align.num_epochs=3',))
   for output in _finish(*processes, code=1):
     assert 'another config or version' in output
+
+
+def test_data_that_one_process_lacks_stops_both(tmp_path):
+  image = tmp_path / 'data/train/a/0.png'
+  image.parent.mkdir(parents=True)
+  PIL.Image.new('RGB', (8, 8)).save(image)
+  (tmp_path / 'data/test').symlink_to('train')
+  flag = f'--config.run.data_dir={tmp_path}'
+  processes = _start_pair(
+    tmp_path / 'run',
+    run=('--config=configs/vggface2.py', f'{flag}/data'),
+    other=(f'{flag}/nowhere',),
+  )
+  for output in _finish(*processes, code=1):
+    assert 'Process 1: ' in output
+    assert f'{tmp_path}/nowhere' in output
 
 
 def test_a_process_that_never_joins_is_named(tmp_path):

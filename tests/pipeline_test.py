@@ -114,6 +114,15 @@ def test_a_finished_run_is_not_done_again(finished, log):
   assert ' steps, ' not in log.text
 
 
+def test_references_are_swept_once(finished):
+  workdir, results = finished
+  (references,) = workdir.glob('evaluate/references-*')
+  assert (references / 'done').exists()
+  first = results[0].references
+  assert set(first) == {'old/old', 'new/new'}
+  assert all(one.references == first for one in results)
+
+
 def test_a_changed_setting_redoes_what_depends_on_it(finished, log):
   workdir, _ = finished
   config = _config()
@@ -199,6 +208,11 @@ def test_wrong_values_are_refused_before_any_work(change, message):
   [
     (_set('old.classes', (3, 99)), r'no such classes: \[99\]'),
     (_set('data.train_split', 'trian'), "no split 'trian'"),
+    (_set('data.gallery_split', 'tset'), "no split 'tset'"),
+    (_set('new.classes', (3, 99)), r'no such classes: \[99\]'),
+    (_set('new.optimizer.name', 'sdg'), "Unknown optimiser 'sdg'"),
+    (_set('align.optimizer.name', 'adma'), "Unknown optimiser 'adma'"),
+    (_set('align.batch_size', 4096), '4096 is larger than'),
     (_set('old.optimizer.name', 'sdg'), "Unknown optimiser 'sdg'"),
     (_set('old.batch_size', 4096), '4096 is larger than'),
     (_set('data.options.train_examples', 0), 'give 1 or more'),
@@ -209,3 +223,5 @@ def test_wrong_data_is_refused(tmp_path, change, message):
   change(config)
   with pytest.raises(ValueError, match=message):
     _run(config, tmp_path)
+  assert not list(tmp_path.glob('*/*/done'))
+  assert not list(tmp_path.glob('*/*/checkpoints'))

@@ -82,8 +82,9 @@ def make(
   logging.info('%s: %s%s', name, result.directory, _news(result, settings))
   result.directory.mkdir(parents=True, exist_ok=True)
   if parallel.is_main():
-    (result.directory / 'settings.json').write_text(
-      json.dumps(settings, indent=2, sort_keys=True)
+    write_text(
+      result.directory / 'settings.json',
+      json.dumps(settings, indent=2, sort_keys=True),
     )
   build(result.directory)
   parallel.barrier(f'{name} {result.digest}')
@@ -117,6 +118,13 @@ def _news(result: Artifact, settings: Mapping[str, Any]) -> str:
 def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
   flat = flax.traverse_util.flatten_dict(dict(settings), sep='.')
   return {key: json.dumps(value) for key, value in flat.items()}
+
+
+def write_text(path: pathlib.Path, text: str):
+  """Writes a file whole or not at all, so that a kill leaves no half."""
+  part = path.with_name(path.name + '.part')
+  part.write_text(text, 'utf-8')
+  part.replace(path)
 
 
 def save_variables(path: pathlib.Path, variables: Any):

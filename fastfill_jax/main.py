@@ -63,6 +63,8 @@ def main(argv: list[str]) -> int:
     return parallel.EXIT_PREEMPTED
   except (ValueError, OSError, FloatingPointError) as error:
     logging.error('%s', error)
+    if isinstance(error, OSError):
+      logging.error('The workdir is %s. Start again to continue.', workdir)
     logging.debug('Where it came from:', exc_info=True)
     return 1
   if results and parallel.is_main():

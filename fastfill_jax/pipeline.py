@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 import fastfill_jax
 from fastfill_jax import (
   align,
+  artifact,
   data,
   embed,
   encoder,
@@ -116,7 +117,7 @@ def claim(config: ConfigDict, workdir: pathlib.Path):
             f'{workdir} holds results of the config {name!r}, not of '
             f'{config.name!r}: choose another --workdir.'
           )
-      path.write_text(json.dumps(json.loads(held), indent=2) + '\n')
+      artifact.write_text(path, json.dumps(json.loads(held), indent=2) + '\n')
     except (OSError, ValueError) as failure:
       error = failure
   parallel.raise_together(error)

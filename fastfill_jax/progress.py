@@ -16,6 +16,8 @@ import rich.console
 import rich.progress
 from absl import logging
 
+from fastfill_jax import artifact
+
 if TYPE_CHECKING:
   import pandas as pd
 
@@ -248,6 +250,4 @@ def _keep(path: pathlib.Path, step: int) -> None:
   kept = [line for line, row in _lines(path) if row['step'] <= step]
   if step == 0:  # a fresh start: even an evaluation before training goes
     kept = []
-  part = path.with_name(path.name + '.part')
-  part.write_text(''.join(f'{line}\n' for line in kept), 'utf-8')
-  os.replace(part, path)
+  artifact.write_text(path, ''.join(f'{line}\n' for line in kept))

@@ -1,7 +1,9 @@
 """All stages, on made-up data: the configs' debug forms."""
 
 import importlib
+import json
 import pathlib
+import resource
 
 import numpy as np
 import pytest
@@ -165,6 +167,25 @@ def test_a_workdir_of_another_config_is_refused(finished):
     ValueError, match="'digits_debug', not of 'imagenet_debug"
   ):
     pipeline.claim(config, finished[0])
+
+
+def test_a_full_workdir_is_an_error_that_leaves_no_half(tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  # No file may grow: what is written fails as on a full disk.
+  resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+  try:
+    with pytest.raises(OSError, match='File too large'):
+      pipeline.claim(_config(), tmp_path)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  pipeline.claim(_config(), tmp_path)
+  assert json.loads((tmp_path / 'config.json').read_text())
+
+
+def test_a_workdir_that_cannot_be_made(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(OSError, match='Not a directory'):
+    pipeline.claim(_config(), tmp_path / 'file' / 'run')
 
 
 def _set(path, value):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import rich.table
 
+from fastfill_jax import artifact
 from fastfill_jax.report import (
   document,
   drawing,
@@ -80,7 +81,7 @@ def write(
   for name, drawn in figures.items():
     drawing.save(drawn, directory, name)
   for name, text in texts.items():
-    result.write_text(directory / name, text)
+    artifact.write_text(directory / name, text)
 
 
 def table(results: Sequence[Result]) -> rich.table.Table:

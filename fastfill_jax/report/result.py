@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fastfill_jax import artifact
+
 METRICS = ('mAP', 'cmc@1', 'cmc@5')
 # Inputs that are not there when a gallery is backfilled blindly. A policy that
 # reads one of them is no rival of those that read none.
@@ -102,7 +104,7 @@ class Result:
     with open(part, 'wb') as file:
       np.savez_compressed(file, **arrays)
     os.replace(part, directory / 'result.npz')
-    write_text(path, json.dumps(scalars, indent=2) + '\n')
+    artifact.write_text(path, json.dumps(scalars, indent=2) + '\n')
 
   @classmethod
   def load(cls, directory: str | os.PathLike[str]) -> 'Result':
@@ -197,13 +199,6 @@ def check(results: Sequence[Result]) -> None:
         f'of this seed has {_floats(references)}. Are they of one old and one '
         'new encoder?'
       )
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file whole or not at all, so that a kill leaves no half."""
-  part = path.with_name(path.name + '.part')
-  part.write_text(text, 'utf-8')
-  os.replace(part, path)
 
 
 def _floats(references):

@@ -148,7 +148,7 @@ def get_config() -> ConfigDict:
   c.run.num_workers = 0  # data processes; 0: threads of this one
   c.run.sweep_backend = 'auto'
   c.run.memory_limit = 2**30  # bytes the sweep may use
-  c.run.profile = ''  # a folder for an XLA trace of a few training steps
+  c.run.profile = ''  # a folder for XLA traces of every training's first steps
   return c
 
 

@@ -35,7 +35,7 @@ class Settings:
   Attributes:
     log_every: Steps between two lines of metrics, each the mean since the last.
     checkpoint_every: Steps between two checkpoints.
-    profile: A folder for an XLA trace of steps 10 to 15, or ''.
+    profile: A folder for an XLA trace of five steps, in `profile/name`; or ''.
   """
 
   log_every: int = 50
@@ -122,6 +122,7 @@ def fit(
   if start:
     logging.info('%s: resumes after step %d of %d.', name, start, num_steps)
   main = parallel.is_main()
+  profile = _Profile(settings.profile and f'{settings.profile}/{name}')
   with progress.Logger(
     directory / 'logs', name, start_step=start, enabled=main
   ) as logger:
@@ -137,8 +138,9 @@ def fit(
           window.flush(step)
           saver.save(step, state)
           raise parallel.Preempted(f'{name} is saved after step {step}.')
-        _trace(settings.profile, step - start)
-        state, metrics = step_fn(step, state, parallel.shard(batch))
+        profile.before_step(step - start, state)
+        with jax.profiler.StepTraceAnnotation(name, step_num=step):
+          state, metrics = step_fn(step, state, parallel.shard(batch))
         window.add(step + 1, metrics)
         done = step + 1
         last = done == num_steps
@@ -154,7 +156,7 @@ def fit(
           window.flush(done)
           saver.save(done, state)
     finally:
-      _trace(settings.profile, None)
+      profile.stop()
       saver.close()
   return state
 
@@ -186,14 +188,26 @@ class _Window:
     self._logger.write(steps[-1], mean)
 
 
-_TRACED = range(10, 15)
+class _Profile:
+  """An XLA trace of a few steps, past those that compile."""
 
+  _STEPS = range(5, 10)
 
-def _trace(directory: str, done: int | None):
-  """Starts and stops an XLA trace of a few steps; None: training ended."""
-  if not directory:
-    return
-  if done == _TRACED.start:
-    jax.profiler.start_trace(directory)
-  elif done == _TRACED.stop:
-    jax.profiler.stop_trace()
+  def __init__(self, directory: str):
+    self._directory = directory
+    self._on = False
+
+  def before_step(self, done: int, state: State):
+    """Starts or stops, when so many steps of this run are done."""
+    if self._directory and done in (self._STEPS.start, self._STEPS.stop):
+      jax.block_until_ready(state)
+      self.stop()
+      if done == self._STEPS.start:
+        jax.profiler.start_trace(self._directory)
+        self._on = True
+
+  def stop(self):
+    """Writes the trace if it is on."""
+    if self._on:
+      self._on = False
+      jax.profiler.stop_trace()

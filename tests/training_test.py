@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import gzip
 import json
 
 import jax
@@ -35,7 +37,14 @@ def _batches(start):
     step += 1
 
 
-def _fit(directory, step_fn=None, preemption=None, num_steps=14, **options):
+def _fit(
+  directory,
+  step_fn=None,
+  preemption=None,
+  num_steps=14,
+  settings=_SETTINGS,
+  **options,
+):
   optimizer = optim.make_optimizer('sgd', 0.3, num_steps=14)
   params = {'w': jnp.zeros(3)}
   state = training.State(jnp.int32(0), params, {}, optimizer.init(params))
@@ -53,7 +62,7 @@ def _fit(directory, step_fn=None, preemption=None, num_steps=14, **options):
     num_steps=num_steps,
     directory=directory,
     name='fit',
-    settings=_SETTINGS,
+    settings=settings,
     preemption=preemption or _Never(),
     **options,
   )
@@ -115,6 +124,30 @@ def test_validation_picks_the_best_checkpoint(tmp_path):
   )
   kept = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()}
   assert kept == {4, 12, 14}
+
+
+def _traced_steps(directory):
+  (path,) = directory.glob('fit/plugins/profile/*/*.trace.json.gz')
+  events = json.loads(gzip.decompress(path.read_bytes()))['traceEvents']
+  return {
+    int(event['args']['step_num'])
+    for event in events
+    if event.get('name') == 'fit' and 'step_num' in event.get('args', {})
+  }
+
+
+def test_a_profile_holds_five_steps(tmp_path):
+  settings = dataclasses.replace(_SETTINGS, profile=str(tmp_path / 'whole'))
+  _fit(tmp_path / 'a', settings=settings)
+  assert _traced_steps(tmp_path / 'whole') == {5, 6, 7, 8, 9}
+  # Stopped while it traces: the trace is there, and the next run's too.
+  settings = dataclasses.replace(_SETTINGS, profile=str(tmp_path / 'part'))
+  with pytest.raises(parallel.Preempted):
+    _fit(tmp_path / 'b', settings=settings, preemption=_At(7))
+  assert _traced_steps(tmp_path / 'part') == {5, 6}
+  settings = dataclasses.replace(_SETTINGS, profile=str(tmp_path / 'rest'))
+  _fit(tmp_path / 'b', settings=settings)
+  assert _traced_steps(tmp_path / 'rest') == {12, 13}
 
 
 def test_settings_out_of_range():

@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     'align',
     'evaluate',
     'serve',
+    'plan',
     'report',
   )
 
@@ -81,6 +82,9 @@ def get_config() -> ConfigDict:
 
   # The encoders' outputs, computed once and kept on disk.
   c.embed = ConfigDict()
+  # A folder of embeddings computed elsewhere (see external.py): no encoder
+  # runs, and old, new, side and data are not read.
+  c.embed.source = ''
   c.embed.views = 8  # augmented views of every training image
   c.embed.dtype = 'float16'
   c.embed.batch_size = 1024

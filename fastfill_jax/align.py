@@ -98,8 +98,12 @@ def check(config: ConfigDict):
       'the epochs in [0, 1].'
     )
   widths = {config[model].encoder.embedding_dim for model in ('old', 'new')}
-  if len(widths) > 1 and any(
-    definition.kind == 'identity' for definition in config.alignments.values()
+  if (
+    not config.embed.source
+    and len(widths) > 1
+    and any(
+      definition.kind == 'identity' for definition in config.alignments.values()
+    )
   ):
     raise ValueError(
       'The identity needs encoders of one width, got embedding_dim='
@@ -113,7 +117,7 @@ def make_step(network, head, optimizer, definition, label_smoothing, train):
 
   Args:
     network: The alignment.
-    head: The new model's classifier module, frozen.
+    head: The new model's classifier module, frozen; not used without kernel.
     optimizer: Of the network.
     definition: Weights l2 and disc.
     label_smoothing: Of the discriminative loss.
@@ -123,7 +127,7 @@ def make_step(network, head, optimizer, definition, label_smoothing, train):
     step(state, batch, kernel) -> (state, metrics), to be pmapped; batch holds
     'old', 'new' and perhaps 'side' [batch, embedding] and 'label' [batch];
     kernel is W_new [embedding, class], an argument so that one program serves
-    all seeds.
+    all seeds, or None if there is no classifier and no label.
   """
 
   def loss_fn(params, batch_stats, batch, kernel):
@@ -138,24 +142,23 @@ def make_step(network, head, optimizer, definition, label_smoothing, train):
       train=train,
       mutable=['batch_stats'],
     )
-    logits = head.apply({'params': {'kernel': kernel}}, aligned)
+    metrics = {'l2': jnp.mean(losses.l2(aligned, batch['new']))}
+    logits = None
+    if kernel is not None:
+      logits = head.apply({'params': {'kernel': kernel}}, aligned)
+      disc = losses.cross_entropy(logits, batch['label'], label_smoothing)
+      metrics['disc'] = jnp.mean(disc)
     loss = losses.fastfill(
       aligned,
       batch['new'],
       logits,
-      batch['label'],
+      batch.get('label'),
       log_variance,
       l2_weight=definition.l2,
       disc_weight=definition.disc,
       label_smoothing=label_smoothing,
     )
-    metrics = {
-      'loss': jnp.mean(loss),
-      'l2': jnp.mean(losses.l2(aligned, batch['new'])),
-      'disc': jnp.mean(
-        losses.cross_entropy(logits, batch['label'], label_smoothing)
-      ),
-    }
+    metrics['loss'] = jnp.mean(loss)
     if log_variance is not None:
       metrics['log_variance'] = jnp.mean(log_variance)
     return metrics['loss'], (metrics, updates['batch_stats'])
@@ -165,13 +168,17 @@ def make_step(network, head, optimizer, definition, label_smoothing, train):
 
 def _train(config, name, embedded, seed, preemption, directory):
   definition, recipe = config.alignments[name], config.align
-  names = ('old', 'new', *(('side',) if definition.side else ()), 'label')
+  kernel = embed.load_kernel(embedded)
+  names = ['old', 'new']
+  names += ['side'] if definition.side else []
+  names += ['label'] if kernel is not None else []
   held = pairs.Pairs(embedded.directory, names)
   optimizer, num_steps = encoder.make_optimizer(recipe, held.size)
-  kernel = embed.load_kernel(embedded)
-  head = encoder.make_head(kernel.shape[1], **config.new.head)
-  network = _network(config, definition, kernel.shape[0], parallel.AXIS)
+  head = encoder.make_head(
+    1 if kernel is None else kernel.shape[1], **config.new.head
+  )
   widths = {name: x.shape[1:] for name, x in held.views[0].items()}
+  network = _network(config, definition, widths['new'][0], parallel.AXIS)
 
   @jax.jit
   def init(key):

@@ -54,9 +54,10 @@ def settings(
   }
 
 
-def load_kernel(embedded: artifact.Artifact) -> np.ndarray:
-  """W_new, the weights of the new classifier [embedding, class]."""
-  return artifact.load_variables(embedded.directory / 'head.msgpack')['kernel']
+def load_kernel(embedded: artifact.Artifact) -> np.ndarray | None:
+  """W_new, the weights of the new classifier [embedding, class], if known."""
+  path = embedded.directory / 'head.msgpack'
+  return artifact.load_variables(path)['kernel'] if path.exists() else None
 
 
 def check(config: ConfigDict):

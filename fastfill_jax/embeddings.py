@@ -26,6 +26,14 @@ def write_shard(directory, shard: int, rows: np.ndarray):
   os.replace(partial, path)
 
 
+def link_shard(directory, shard: int, target: pathlib.Path):
+  """Makes a file of rows that lies elsewhere a shard of this array."""
+  path = _shard_path(directory, shard)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.unlink(missing_ok=True)
+  path.symlink_to(target)
+
+
 def has_shard(directory, shard: int) -> bool:
   return _shard_path(directory, shard).exists()
 

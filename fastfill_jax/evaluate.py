@@ -17,6 +17,7 @@ from fastfill_jax import (
   artifact,
   curve,
   embed,
+  embeddings,
   encoder,
   gallery,
   parallel,
@@ -163,18 +164,28 @@ class _Logits:
     return np.asarray(self._apply(self._aligned[rows]))
 
 
-def _orders(config, embedded, aligned, log_variance, items, seed):
-  """{policy: order} of all policies whose inputs this alignment has."""
-  kernel = embed.load_kernel(embedded)
-  head = encoder.make_head(kernel.shape[1], **config.new.head)
+def make_orders(
+  config: ConfigDict,
+  embedded: artifact.Artifact,
+  aligned: embeddings.ShardedArray,
+  log_variance: embeddings.ShardedArray | None,
+  seed: int,
+  labels: np.ndarray | None = None,
+  new: embeddings.ShardedArray | None = None,
+) -> dict[str, np.ndarray]:
+  """{policy: order} of the config's policies whose inputs are there."""
+  kernel, logits = embed.load_kernel(embedded), None
+  if kernel is not None:
+    head = encoder.make_head(kernel.shape[1], **config.new.head)
+    logits = _Logits(head, kernel, aligned)
   available = {
     'key': jax.random.key(seed),
     'aligned': aligned,
     'log_variance': log_variance,
-    'logits': _Logits(head, kernel, aligned),
+    'logits': logits,
     'class_weights': kernel,
-    'labels': items.label,
-    'new': items.arrays['new'],
+    'labels': labels,
+    'new': new,
   }
   held = {name for name, array in available.items() if array is not None}
   return {
@@ -190,9 +201,11 @@ def _evaluate(config, workdir, name, embedded, fitted, seed, directory):
   aligned, log_variance = gallery.write_aligned(
     align.load(config, name, fitted), items, directory
   )
-  orders = _orders(config, embedded, aligned, log_variance, items, seed)
-  cutoffs = curve.cutoffs(len(items), config.evaluate.steps)
   new = items.arrays['new']
+  orders = make_orders(
+    config, embedded, aligned, log_variance, seed, items.label, new
+  )
+  cutoffs = curve.cutoffs(len(items), config.evaluate.steps)
   swept = _sweep(
     config,
     query,

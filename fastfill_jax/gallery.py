@@ -23,14 +23,14 @@ class Split:
       for path in directory.iterdir()
       if path.is_dir()
     }
-    self.label = self.arrays['label'][:]
     self.id = self.arrays['id'][:]
-    self.minority = None
-    if 'minority' in self.arrays:
-      self.minority = self.arrays['minority'][:]
+    self.label, self.minority = (
+      self.arrays[name][:] if name in self.arrays else None
+      for name in ('label', 'minority')
+    )
 
   def __len__(self):
-    return len(self.label)
+    return len(self.id)
 
 
 def open_splits(embedded: artifact.Artifact) -> tuple[Split, Split]:

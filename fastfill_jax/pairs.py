@@ -1,7 +1,7 @@
 """Pairs of old and new embeddings, as alignments are fitted to them."""
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _BLOCK_ROWS = 16_384
 class Pairs:
   """The training split's embeddings: views of [example, ...] arrays."""
 
-  def __init__(self, directory: pathlib.Path, names: tuple[str, ...]):
+  def __init__(self, directory: pathlib.Path, names: Sequence[str]):
     folders = directory.glob('train/view*')
     folders = sorted(folders, key=lambda path: int(path.name[len('view') :]))
     self.views = [

@@ -22,8 +22,10 @@ from fastfill_jax import (
   embed,
   encoder,
   evaluate,
+  external,
   models,
   parallel,
+  plan,
   report,
   serve,
   side_information,
@@ -38,6 +40,7 @@ STAGES = (
   'align',
   'evaluate',
   'serve',
+  'plan',
   'report',
 )
 
@@ -63,6 +66,21 @@ def check(config: ConfigDict):
     )
   if not config.seeds or min(config.seeds) < 0:
     raise ValueError(f'seeds={config.seeds}: one or more numbers >= 0.')
+  if not config.embed.source:
+    _check_encoders(config)
+  parallel.check_batch_size(config.align.batch_size)
+  embed.check(config)
+  align.check(config)
+  evaluate.check(config)
+  serve.check(config)
+  if config.main_alignment not in config.alignments:
+    raise ValueError(
+      f'main_alignment={config.main_alignment!r} is none of '
+      f'{tuple(config.alignments)}.'
+    )
+
+
+def _check_encoders(config):
   for which in ('old', 'new', *(('side',) if config.side.enabled else ())):
     models.make_encoder(**config[which].encoder)
     parallel.check_batch_size(config[which].batch_size)
@@ -80,16 +98,6 @@ def check(config: ConfigDict):
     )
   data.make_transform(**config.data.train_transform)
   data.make_transform(**config.data.eval_transform)
-  parallel.check_batch_size(config.align.batch_size)
-  embed.check(config)
-  align.check(config)
-  evaluate.check(config)
-  serve.check(config)
-  if config.main_alignment not in config.alignments:
-    raise ValueError(
-      f'main_alignment={config.main_alignment!r} is none of '
-      f'{tuple(config.alignments)}.'
-    )
 
 
 def claim(config: ConfigDict, workdir: pathlib.Path):
@@ -137,16 +145,11 @@ def run(
   last = max(STAGES.index(stage) for stage in config.stages)
   results, served, logs = [], [], {}
   for seed in config.seeds:
-    encoder_seed = config.seeds[0] if config.share_encoders else seed
-    encoders = {}
-    for which in ('old', 'new', *(('side',) if config.side.enabled else ())):
-      if which in config.stages or last >= STAGES.index('embed'):
-        make = side_information.make if which == 'side' else encoder.make
-        encoders[which] = make(config, workdir, which, encoder_seed, preemption)
-        logs[f'{which}/seed {encoder_seed}'] = encoders[which]
-    if last < STAGES.index('embed'):
-      continue
-    embedded = embed.make(config, workdir, encoders, encoder_seed, preemption)
+    if config.embed.source:
+      embedded = external.make(config, workdir)
+    else:
+      first = config.seeds[0] if config.share_encoders else seed
+      embedded = _encode(config, workdir, first, last, preemption, logs)
     if last < STAGES.index('align'):
       continue
     for name in config.alignments:
@@ -156,18 +159,31 @@ def run(
       if last >= STAGES.index('evaluate'):
         evaluated = evaluate.make(config, workdir, name, embedded, fitted, seed)
         results.append(report.Result.load(evaluated.directory))
-        if (
-          name == config.main_alignment
-          and config.serve.policies
-          and last >= STAGES.index('serve')
-        ):
-          served.append(serve.make(config, workdir, embedded, evaluated, seed))
+      if name != config.main_alignment:
+        continue
+      if 'serve' in config.stages and config.serve.policies:
+        served.append(serve.make(config, workdir, embedded, evaluated, seed))
+      if 'plan' in config.stages and (embedded.directory / 'backfill').exists():
+        plan.make(config, workdir, embedded, fitted, seed)
   if 'report' in config.stages and parallel.is_main():
     _report(config, workdir, results, logs)
     if served:
       table = pd.concat([serve.load(one) for one in served])
       table.to_csv(workdir / 'served.csv', index=False)
   return results
+
+
+def _encode(config, workdir, seed, last, preemption, logs):
+  """Trains the encoders and embeds by them, as far as `last` goes."""
+  encoders = {}
+  for which in ('old', 'new', *(('side',) if config.side.enabled else ())):
+    if which in config.stages or last >= STAGES.index('embed'):
+      make = side_information.make if which == 'side' else encoder.make
+      encoders[which] = make(config, workdir, which, seed, preemption)
+      logs[f'{which}/seed {seed}'] = encoders[which]
+  if last < STAGES.index('embed'):
+    return None
+  return embed.make(config, workdir, encoders, seed, preemption)
 
 
 def _report(config, workdir, results, logs):

@@ -31,7 +31,6 @@ def make(
       'inputs': evaluated.digest,
     },
     functools.partial(_serve, config, embedded, evaluated, seed),
-    allowed='serve' in config.stages,
   )
 
 

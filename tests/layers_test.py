@@ -26,10 +26,12 @@ _FLOORS = (
     'encoder',
     'side_information',
     'embed',
+    'external',
     'align',
     'gallery',
     'evaluate',
     'serve',
+    'plan',
   },
   {'pipeline', 'main', 'workload', 'cost'},
 )

@@ -1,0 +1,38 @@
+"""Two sets of embeddings that are there already: no encoder is trained or run.
+
+  python -m fastfill_jax.main --config=configs/embeddings.py \
+    --config.embed.source=DIR
+
+DIR holds train/{old,new}.npy, gallery/{old,new,label}.npy and what else
+fastfill_jax/external.py names; with backfill/old.npy the stored gallery is
+aligned and put in order. `:classifier` adds FastFill's loss, for those who
+have the new model's classifier as DIR/classifier.npy.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(form: str = '') -> ConfigDict:
+  """The config, or with 'classifier' one that uses the new classifier."""
+  c = base.get_config()
+  c.name = 'embeddings'
+  c.embed.source = 'embeddings'
+  # The identity needs embeddings of one width.
+  for name, definition in list(c.alignments.items()):
+    if definition.kind == 'identity' or definition.get('disc'):
+      del c.alignments[name]
+  c.main_alignment = 'l2+u'
+  return base.finish(c, form, _debug, classifier=_add_classifier)
+
+
+def _debug(c):
+  c.embed.source = ''
+  return base.shrink(c)
+
+
+def _add_classifier(c):
+  c.alignments['l2+disc+u (FastFill)'] = base.network(1, 1, 'example')
+  c.main_alignment = 'l2+disc+u (FastFill)'
+  return c

@@ -1,0 +1,182 @@
+"""Embeddings from elsewhere, from a folder of arrays to a plan."""
+
+import numpy as np
+import pytest
+
+from configs import embeddings as config_file
+from fastfill_jax import parallel, pipeline, policies
+
+_CLASSES = 4
+
+
+def _split(rng, size, first_id):
+  """Old embeddings that lost some coordinates of the new ones."""
+  label = rng.integers(0, _CLASSES, size)
+  centre = np.eye(_CLASSES, 6, dtype=np.float32)
+  new = 2 * centre[label] + rng.normal(size=(size, 6)).astype(np.float32)
+  return {
+    'old': new[:, :3].astype(np.float16),
+    'new': new.astype(np.float16),
+    'label': label,
+    'id': first_id + np.arange(size),
+  }
+
+
+@pytest.fixture
+def source(tmp_path):
+  rng = np.random.default_rng(0)
+  splits = {
+    'train': _split(rng, 64, 0),
+    'gallery': _split(rng, 40, 100),
+    'query': _split(rng, 12, 200),
+    'backfill': _split(rng, 30, 300),
+  }
+  del splits['train']['id']
+  for name in ('new', 'label'):
+    del splits['backfill'][name]
+  for split, arrays in splits.items():
+    (tmp_path / 'source' / split).mkdir(parents=True)
+    for name, array in arrays.items():
+      np.save(tmp_path / 'source' / split / f'{name}.npy', array)
+  return tmp_path / 'source'
+
+
+def _config(source, form=''):
+  config = config_file.get_config(form)
+  config.embed.source = str(source)
+  config.align.batch_size = 16
+  config.align.num_epochs = 2
+  config.align.warmup_epochs = 1
+  config.align.hidden_dim = 16
+  return config
+
+
+class _Never(parallel.Preemption):
+  def requested(self, step):
+    return False
+
+
+def _run(config, workdir):
+  pipeline.check(config)
+  pipeline.claim(config, workdir)
+  return pipeline.run(config, workdir, _Never())
+
+
+def test_from_arrays_to_curves_and_a_plan(source, tmp_path):
+  results = {
+    one.alignment: one for one in _run(_config(source), tmp_path / 'a')
+  }
+  assert set(results) == {'procrustes', 'ridge', 'l2 (FCT)', 'l2+u'}
+  ours = results['l2+u']
+  # No classifier: no policy that reads one.
+  assert set(ours.policies) == {'random', 'sigma', 'class_mean', 'distance'}
+  assert len(ours.error) == 40
+  (plan,) = (tmp_path / 'a').glob('plan/seed0-*')
+  ids = 300 + np.arange(30)
+  assert sorted(x.name for x in plan.glob('*.npy')) == [
+    'random.npy',
+    'sigma.npy',
+  ]
+  np.testing.assert_array_equal(np.sort(np.load(plan / 'random.npy')), ids)
+  log_variance = np.load(plan / 'log_variance/00000.npy')
+  np.testing.assert_array_equal(
+    np.load(plan / 'sigma.npy'), ids[policies.sigma(log_variance)]
+  )
+  assert np.load(plan / 'aligned/00000.npy').shape == (30, 6)
+  assert (tmp_path / 'a/report.md').exists()
+
+
+def test_a_classifier_adds_the_whole_loss_and_its_policies(source, tmp_path):
+  np.save(source / 'classifier.npy', np.ones((6, _CLASSES), np.float32))
+  config = _config(source, 'classifier')
+  config.stages = ('embed', 'align', 'evaluate')
+  del config.alignments['ridge'], config.alignments['l2+u']
+  results = {one.alignment: one for one in _run(config, tmp_path / 'a')}
+  assert set(results) == {'procrustes', 'l2 (FCT)', 'l2+disc+u (FastFill)'}
+  assert 'entropy' in results['l2 (FCT)'].policies
+
+
+def test_what_changes_is_taken_anew(source, tmp_path, log):
+  config = _config(source)
+  config.stages = ('embed',)
+  _run(config, tmp_path / 'a')
+  _run(config, tmp_path / 'a')
+  assert 'embed/source: done before' in log.text
+  new = np.load(source / 'train/new.npy')
+  np.save(source / 'train/new.npy', np.concatenate([new, new]))
+  with pytest.raises(ValueError, match='different lengths'):
+    _run(config, tmp_path / 'a')
+
+
+def test_shards_are_linked_to(source, tmp_path):
+  old = np.load(source / 'train/old.npy')
+  (source / 'train/old.npy').unlink()
+  (source / 'train/old').mkdir()
+  for shard, rows in enumerate(np.split(old, [50])):
+    np.save(source / f'train/old/{shard:05d}.npy', rows)
+  config = _config(source)
+  config.stages = ('embed',)
+  _run(config, tmp_path / 'a')
+  (embedded,) = (tmp_path / 'a').glob('embed/source-*')
+  linked = embedded / 'train/view0/old/00001.npy'
+  assert linked.is_symlink()
+  np.testing.assert_array_equal(np.load(linked), old[50:])
+
+
+def _save(path, change):
+  def damage(source):
+    np.save(source / path, change(np.load(source / path)))
+
+  return damage
+
+
+def _set_nan(array):
+  array[7, 1] = np.nan
+  return array
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (lambda x: (x / 'gallery/label.npy').unlink(), 'must hold.*label'),
+    (lambda x: np.save(x / 'train/odl.npy', 0), r"holds \['label'.*'odl'"),
+    (_save('query/old.npy', lambda x: x[:, :2]), 'query/old has 2 columns'),
+    (_save('train/new.npy', lambda x: x[1:]), 'different lengths'),
+    (_save('train/new.npy', _set_nan), 'train/new is not finite in row 7'),
+    (
+      _save('train/old.npy', lambda x: x[:, 0]),
+      r'old must be floats \[row, em',
+    ),
+    (_save('gallery/label.npy', lambda x: x / 2), 'label must be .* integers'),
+    (
+      lambda x: np.save(x / 'classifier.npy', np.ones((5, 4))),
+      r'must be \[new embedding=6, class\], not \(5, 4\)',
+    ),
+    (
+      lambda x: np.save(x / 'classifier.npy', np.ones((6, 2))),
+      'label holds 0 to 3; classifier.npy has 2 classes',
+    ),
+  ],
+)
+def test_arrays_that_do_not_fit_are_refused(source, tmp_path, damage, message):
+  damage(source)
+  with pytest.raises(ValueError, match=message):
+    _run(_config(source), tmp_path / 'a')
+  assert not list((tmp_path / 'a').glob('embed/*/done'))
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+  with pytest.raises(ValueError, match=r'no folder .*nowhere/train'):
+    _run(_config(tmp_path / 'nowhere'), tmp_path / 'a')
+
+
+def test_side_information_has_to_be_there(source, tmp_path):
+  config = _config(source, 'side')
+  del config.alignments['l2+disc+u (FastFill) + side']
+  with pytest.raises(ValueError, match='needs the array side in every split'):
+    _run(config, tmp_path / 'a')
+
+
+def test_the_classifiers_loss_needs_the_classifier(source, tmp_path):
+  with pytest.raises(ValueError, match=r'needs .*classifier\.npy'):
+    _run(_config(source, 'classifier'), tmp_path / 'a')

@@ -56,6 +56,33 @@ def test_a_fraction_never_reached_is_left_open():
   assert row == ('fastfill', 'random', tables.NONE)
 
 
+def test_what_a_share_of_the_backfill_buys():
+  # Points at 0, 1/2 and 1.
+  results = [
+    report_cases.make(
+      {'random': [0.2, 0.4, 0.8], 'class_mean': [0.2, 0.6, 0.8]}
+    ),
+    report_cases.make({'random': [0.4, 0.4, 0.8]}, seed=1),
+    report_cases.make({'random': [0.0, 0.0, 0.8]}, alignment='fct'),
+  ]
+  frame = summary.budgets(results, 'fastfill')
+  random = frame.loc['random']
+  assert random['0%'] == pytest.approx((0.2 + 0.4) / 2)
+  assert random['10%'] == pytest.approx((0.2 + 0.2 * 0.2 + 0.4) / 2)
+  assert random['70%'] == pytest.approx(0.4 + 0.4 * 0.4)
+  assert random['0%_std'] == pytest.approx(np.std([0.2, 0.4], ddof=1))
+  assert list(frame['n']) == [2, 1]
+  table = tables.budget_table(results, 'fastfill', decimals=1)
+  assert table.header == (
+    'policy',
+    *(f'{x}%' for x in (0, 5, 10, 20, 30, 50, 70)),
+  )
+  assert [row[:2] for row in table.rows] == [
+    ('random', '30.0 ± 14.1'),
+    ('class_mean‡', '20.0'),
+  ]
+
+
 @pytest.mark.parametrize('seed', range(3))
 def test_rank_correlation_is_scipys_under_ties(seed):
   rng = np.random.default_rng(seed)

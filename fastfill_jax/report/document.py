@@ -59,6 +59,10 @@ def markdown(
     tables.markdown(tables.ablation(results, published)),
     _legend(results, table),
     _published(published),
+    '## What a share of the backfill buys',
+    tables.markdown(tables.budget_table(results, main)),
+    f'mAP in % under {main} when that share of the gallery is backfilled, '
+    "linear between the curve's points.",
     '## Sigma and random',
     _checks(table),
   ]

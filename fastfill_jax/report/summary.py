@@ -11,6 +11,8 @@ RANDOM, SIGMA = 'random', 'sigma'
 KEYS = ['alignment', 'policy']
 # Share of new/new mAP at which an update counts as good as done.
 ENOUGH = 0.99
+# Shares of a backfill that someone may be able to pay for.
+BUDGETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 
 
 def points(
@@ -129,6 +131,31 @@ def summarise(results: Sequence[result.Result]) -> pd.DataFrame:
   table['reads'] = [reads[policy] for policy in table['policy']]
   table['comparable'] = [result.comparable(read) for read in table['reads']]
   return table
+
+
+def budgets(results: Sequence[result.Result], alignment: str) -> pd.DataFrame:
+  """What a share of the backfill buys under one alignment.
+
+  Args:
+    results: All seeds and alignments.
+    alignment: Which of them.
+
+  Returns:
+    A row per policy, its index: for each share of `BUDGETS`, a column of mAP's
+    mean over seeds, linear between the curve's points, and one ending in
+    `_std`; and `n`.
+  """
+  rows = [
+    {'policy': policy}
+    | {
+      f'{share:.0%}': np.interp(share, one.fractions, curve)
+      for share in BUDGETS
+    }
+    for one in results
+    if one.alignment == alignment
+    for policy, curve in zip(one.policies, one.curves['mAP'], strict=True)
+  ]
+  return mean_and_std(pd.DataFrame(rows), ['policy'])
 
 
 def references(

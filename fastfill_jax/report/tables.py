@@ -113,6 +113,32 @@ def ablation(
   return Table(tuple(header), 2, rows, frozenset(bold), starts)
 
 
+def budget_table(
+  results: Sequence[result.Result], alignment: str, decimals: int = 2
+) -> Table:
+  """A row per policy: mAP in % by the share of the gallery backfilled.
+
+  Args:
+    results: All seeds and alignments.
+    alignment: Which of them.
+    decimals: Digits after the point.
+
+  Returns:
+    The table.
+  """
+  frame = summary.budgets(results, alignment)
+  shares = [f'{share:.0%}' for share in summary.BUDGETS]
+  reads = {p: one.reads[p] for one in results for p in one.policies}
+  rows = [
+    (
+      marked(policy, reads[policy]),
+      *(_cell(row, key, decimals) for key in shares),
+    )
+    for policy, row in frame.iterrows()
+  ]
+  return Table(('policy', *shares), 1, rows, frozenset(), frozenset())
+
+
 def group_table(
   results: Sequence[result.Result], names: tuple[str, str], decimals: int = 2
 ) -> Table:

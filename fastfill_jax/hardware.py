@@ -23,7 +23,7 @@ class Hardware:
     bandwidth: Of the device's memory, bytes/s.
     host_cores: Virtual cores of the host for each device.
     utilisation: Share of the peak, or of the bandwidth where that is the
-      limit, that training a ResNet-50 reaches.
+      limit, that training a ResNet-50 reaches; None if nothing is assumed.
     source: Where `utilisation` comes from.
   """
 
@@ -32,7 +32,7 @@ class Hardware:
   float32: float
   bandwidth: float
   host_cores: float
-  utilisation: float
+  utilisation: float | None = None
   source: str = 'assumed'
 
   def seconds(self, flops: float, num_bytes: float, dtype: str) -> float:
@@ -45,8 +45,7 @@ class Hardware:
 # images in 4.4 h on four TPU v3 chips of 123 TFLOP/s, with 23 GFLOP an image
 # 0.38 of the peak; 62,500 steps of 2,048 in 4.3 h on eight V100 of 125 TFLOP/s
 # in mixed precision, 0.19. The newer chips below are assumed to do the same.
-# On two busy cores of an AMD EPYC benchmarks/train_step.py gave 0.7.
-_TPU, _GPU, _CPU = 0.38, 0.19, 0.7
+_TPU, _GPU = 0.38, 0.19
 
 # TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" of Google's Cloud
 # TPU documentation; cores of ct4p-hightpu-4t, ct5lp-hightpu-4t,
@@ -121,7 +120,6 @@ def measure(size: int | None = None) -> Hardware:
     **peaks,
     bandwidth=bandwidth,
     host_cores=(os.cpu_count() or 1) / jax.local_device_count(),
-    utilisation=_CPU if on_cpu else _GPU,
   )
 
 

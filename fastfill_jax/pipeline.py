@@ -110,9 +110,9 @@ def claim(config: ConfigDict, workdir: pathlib.Path):
   held = config.to_json_best_effort()
   common = config.copy_and_resolve_references()
   common.run.data_dir = ''  # Machines may keep the data in different places.
-  common = common.to_json_best_effort() + fastfill_jax.__version__
-  digest = hashlib.sha256(common.encode()).digest()
-  parallel.check_same('config or version', digest)
+  digest = hashlib.sha256(common.to_json_best_effort().encode())
+  digest.update(code_digest(pathlib.Path(fastfill_jax.__file__).parent))
+  parallel.check_same('config or code', digest.digest())
   error = None
   if parallel.is_main():
     try:
@@ -129,6 +129,15 @@ def claim(config: ConfigDict, workdir: pathlib.Path):
     except (OSError, ValueError) as failure:
       error = failure
   parallel.raise_together(error)
+
+
+def code_digest(package: pathlib.Path) -> bytes:
+  """A hash of a package's code: a version's number can stay behind it."""
+  digest = hashlib.sha256()
+  for path in sorted(package.rglob('*.py')):
+    digest.update(str(path.relative_to(package)).encode())
+    digest.update(path.read_bytes())
+  return digest.digest()
 
 
 def run(

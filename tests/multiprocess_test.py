@@ -151,7 +151,7 @@ def test_a_killed_pair_resumes_and_one_process_writes(pair):
 def test_processes_of_different_configs_stop_together(tmp_path):
   processes = _start_pair(tmp_path, other=('--config.align.num_epochs=3',))
   for output in _finish(*processes, code=1):
-    assert 'another config or version' in output
+    assert 'another config or code' in output
 
 
 def test_data_that_one_process_lacks_stops_both(tmp_path):

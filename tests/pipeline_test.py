@@ -182,6 +182,17 @@ def test_a_full_workdir_is_an_error_that_leaves_no_half(tmp_path):
   assert json.loads((tmp_path / 'config.json').read_text())
 
 
+def test_the_codes_digest_is_that_of_its_text(tmp_path):
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'a' / 'x.py').write_text('1')
+  first = pipeline.code_digest(tmp_path)
+  assert pipeline.code_digest(tmp_path) == first
+  (tmp_path / 'a' / 'x.py').write_text('2')
+  second = pipeline.code_digest(tmp_path)
+  (tmp_path / 'a').rename(tmp_path / 'b')
+  assert len({first, second, pipeline.code_digest(tmp_path)}) == 3
+
+
 def test_a_workdir_that_cannot_be_made(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(OSError, match='Not a directory'):

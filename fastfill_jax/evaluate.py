@@ -85,7 +85,7 @@ def make_references(
   """
   made = artifact.make(
     workdir,
-    'evaluate/references',
+    f'evaluate/references/{pathlib.Path(embedded.name).name}',
     {'distance': config.evaluate.distance, 'inputs': embedded.digest},
     functools.partial(_sweep_references, config, embedded),
     allowed='evaluate' in config.stages,

@@ -118,7 +118,7 @@ def test_a_finished_run_is_not_done_again(finished, log):
 
 def test_references_are_swept_once(finished):
   workdir, results = finished
-  (references,) = workdir.glob('evaluate/references-*')
+  (references,) = workdir.glob('evaluate/references/seed0-*')
   assert (references / 'done').exists()
   first = results[0].references
   assert set(first) == {'old/old', 'new/new'}

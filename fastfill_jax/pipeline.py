@@ -165,7 +165,7 @@ def run(
       preemption.raise_if_requested(f'The run, before {name!r},')
       fitted = align.make(config, workdir, name, embedded, seed, preemption)
       logs[f'{name}/seed {seed}'] = fitted
-      if last >= STAGES.index('evaluate'):
+      if {'evaluate', 'serve', 'report'}.intersection(config.stages):
         evaluated = evaluate.make(config, workdir, name, embedded, fitted, seed)
         results.append(report.Result.load(evaluated.directory))
       if name != config.main_alignment:

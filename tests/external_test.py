@@ -165,6 +165,14 @@ def test_arrays_that_do_not_fit_are_refused(source, tmp_path, damage, message):
   assert not list((tmp_path / 'a').glob('embed/*/done'))
 
 
+def test_a_plan_needs_no_evaluation(source, tmp_path):
+  config = _config(source)
+  config.stages = ('embed', 'align', 'plan')
+  assert _run(config, tmp_path / 'a') == []
+  assert list((tmp_path / 'a').glob('plan/seed0-*/sigma.npy'))
+  assert not (tmp_path / 'a' / 'evaluate').exists()
+
+
 def test_a_folder_that_is_not_there(tmp_path):
   with pytest.raises(ValueError, match=r'no folder .*nowhere/train'):
     _run(_config(tmp_path / 'nowhere'), tmp_path / 'a')

@@ -12,16 +12,15 @@ saves it as CSV and as a plot beside it.
 import csv
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks import memory
 from fastfill_jax import curve, embeddings
 
 _N = flags.DEFINE_list(
@@ -58,35 +57,6 @@ def write_gallery(directory: pathlib.Path, n: int):
     embeddings.write_shard(directory / 'aligned', shard, aligned)
 
 
-class PeakMemory:
-  """Samples the process's anonymous and file-backed memory, in MiB."""
-
-  def __enter__(self):
-    self._before = self._read()
-    self.anonymous = self.files = 0.0
-    self._stop = threading.Event()
-    self._thread = threading.Thread(target=self._sample)
-    self._thread.start()
-    return self
-
-  def __exit__(self, *error):
-    self._stop.set()
-    self._thread.join()
-
-  def _sample(self):
-    while not self._stop.wait(0.02):
-      anonymous, files = self._read()
-      self.anonymous = max(self.anonymous, anonymous - self._before[0])
-      self.files = max(self.files, files)
-
-  def _read(self):
-    status = pathlib.Path('/proc/self/status').read_text()
-    return [
-      int(re.search(rf'{name}:\s*(\d+)', status)[1]) / 1024
-      for name in ('RssAnon', 'RssFile')
-    ]
-
-
 def measure(n: int) -> dict:
   """Times one sweep over a gallery on disk, in this process."""
   with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +84,7 @@ def measure(n: int) -> dict:
     }
     few = {x: case[x][:8] for x in ('query', 'query_labels', 'query_ids')}
     curve.sweep(**(case | few))
-    with PeakMemory() as peak:
+    with memory.PeakMemory() as peak:
       start = time.perf_counter()
       result = curve.sweep(**case)
       took = time.perf_counter() - start

@@ -241,6 +241,7 @@ def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
     **options: More of data.sources.Fake's.
   """
   c.name = f'{c.name}_debug'
+  c.seeds = c.seeds[:1]
   c.data.name = 'fake'
   c.data.options = ConfigDict(
     {

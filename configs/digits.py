@@ -60,5 +60,4 @@ def get_config(form: str = '') -> ConfigDict:
 
 
 def _shrink(c: ConfigDict) -> ConfigDict:
-  c.seeds = (0,)
   return base.shrink(c, image_size=8, channels=1, encoded=False)

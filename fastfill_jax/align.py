@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from fastfill_jax import (
   artifact,
@@ -173,12 +173,47 @@ def _train(config, name, embedded, seed, preemption, directory):
   names += ['side'] if definition.side else []
   names += ['label'] if kernel is not None else []
   held = pairs.Pairs(embedded.directory, names)
-  optimizer, num_steps = encoder.make_optimizer(recipe, held.size)
-  head = encoder.make_head(
-    1 if kernel is None else kernel.shape[1], **config.new.head
+  num_classes = 1 if kernel is None else kernel.shape[1]
+  head = encoder.make_head(num_classes, **config.new.head)
+  num_steps, init, running, frozen = _make_programs(
+    FrozenConfigDict(recipe),
+    FrozenConfigDict(definition),
+    head,
+    tuple((name, x.shape[1:]) for name, x in held.views[0].items()),
+    held.size,
   )
-  widths = {name: x.shape[1:] for name, x in held.views[0].items()}
-  network = _network(config, definition, widths['new'][0], parallel.AXIS)
+  freeze_step = int(recipe.freeze_batch_norm * num_steps)
+
+  def step_fn(step, state, batch):
+    return (running if step < freeze_step else frozen)(state, batch, kernel)
+
+  state = training.fit(
+    init(jax.random.key(seed)),
+    step_fn,
+    lambda start: held.batches(recipe.batch_size, seed, start),
+    num_steps=num_steps,
+    directory=directory,
+    name=file_name(name),
+    settings=dataset.loop_settings(config),
+    preemption=preemption,
+  )
+  artifact.save_variables(
+    directory / 'variables.msgpack',
+    {'params': state.params, 'batch_stats': state.batch_stats},
+  )
+
+
+@functools.cache  # All seeds run the same programs.
+def _make_programs(recipe, definition, head, widths, size):
+  """-> (number of steps, init, step with BatchNorm running, and frozen)."""
+  optimizer, num_steps = encoder.make_optimizer(recipe, size)
+  widths = dict(widths)
+  network = alignment.Alignment(
+    widths['new'][0],
+    hidden_dim=recipe.hidden_dim,
+    uncertainty=definition.uncertainty,
+    axis_name=parallel.AXIS,
+  )
 
   @jax.jit
   def init(key):
@@ -205,34 +240,7 @@ def _train(config, name, embedded, seed, preemption, directory):
     )
     for train in (True, False)
   )
-  freeze_step = int(recipe.freeze_batch_norm * num_steps)
-
-  def step_fn(step, state, batch):
-    return (running if step < freeze_step else frozen)(state, batch, kernel)
-
-  state = training.fit(
-    init(jax.random.key(seed)),
-    step_fn,
-    lambda start: held.batches(recipe.batch_size, seed, start),
-    num_steps=num_steps,
-    directory=directory,
-    name=file_name(name),
-    settings=dataset.loop_settings(config),
-    preemption=preemption,
-  )
-  artifact.save_variables(
-    directory / 'variables.msgpack',
-    {'params': state.params, 'batch_stats': state.batch_stats},
-  )
-
-
-def _network(config, definition, new_dim, axis_name=None):
-  return alignment.Alignment(
-    new_dim,
-    hidden_dim=config.align.hidden_dim,
-    uncertainty=definition.uncertainty,
-    axis_name=axis_name,
-  )
+  return num_steps, init, running, frozen
 
 
 def _solve(config, name, embedded, seed, preemption, directory):
@@ -253,13 +261,11 @@ def load(config: ConfigDict, name: str, fitted: artifact.Artifact) -> Apply:
       closed_form.apply(params, old).astype(np.float32),
       None,
     )
-  new_dim = len(variables['params']['aligned']['bias'])
-  network = _network(config, definition, new_dim)
-
-  def apply(variables, old, side):
-    return network.apply(variables, old, side, train=False)
-
-  mapped = parallel.pmap(apply, in_axes=(None, 0, 0), out_axes=0, local=True)
+  mapped = _make_apply(
+    len(variables['params']['aligned']['bias']),
+    config.align.hidden_dim,
+    definition.uncertainty,
+  )
 
   def padded(old, side):
     # Every block has one shape, so that one program serves all.
@@ -275,3 +281,15 @@ def load(config: ConfigDict, name: str, fitted: artifact.Artifact) -> Apply:
     return jax.tree.map(lambda x: parallel.unshard(x)[: len(old)], out)
 
   return padded
+
+
+@functools.cache
+def _make_apply(new_dim, hidden_dim, uncertainty):
+  network = alignment.Alignment(
+    new_dim, hidden_dim=hidden_dim, uncertainty=uncertainty
+  )
+
+  def apply(variables, old, side):
+    return network.apply(variables, old, side, train=False)
+
+  return parallel.pmap(apply, in_axes=(None, 0, 0), out_axes=0, local=True)

@@ -63,10 +63,11 @@ def _run(config, workdir):
 
 
 def test_from_arrays_to_curves_and_a_plan(source, tmp_path):
-  results = {
-    one.alignment: one for one in _run(_config(source), tmp_path / 'a')
-  }
-  assert set(results) == {'procrustes', 'ridge', 'l2 (FCT)', 'l2+u'}
+  config = _config(source)
+  config.stages = ('embed', 'align', 'evaluate', 'plan')
+  del config.alignments['l2 (FCT)'], config.alignments['procrustes']
+  results = {one.alignment: one for one in _run(config, tmp_path / 'a')}
+  assert set(results) == {'ridge', 'l2+u'}
   ours = results['l2+u']
   # No classifier: no policy that reads one.
   assert set(ours.policies) == {'random', 'sigma', 'class_mean', 'distance'}
@@ -83,16 +84,16 @@ def test_from_arrays_to_curves_and_a_plan(source, tmp_path):
     np.load(plan / 'sigma.npy'), ids[policies.sigma(log_variance)]
   )
   assert np.load(plan / 'aligned/00000.npy').shape == (30, 6)
-  assert (tmp_path / 'a/report.md').exists()
 
 
 def test_a_classifier_adds_the_whole_loss_and_its_policies(source, tmp_path):
   np.save(source / 'classifier.npy', np.ones((6, _CLASSES), np.float32))
   config = _config(source, 'classifier')
   config.stages = ('embed', 'align', 'evaluate')
-  del config.alignments['ridge'], config.alignments['l2+u']
+  for name in ('ridge', 'procrustes', 'l2+u'):
+    del config.alignments[name]
   results = {one.alignment: one for one in _run(config, tmp_path / 'a')}
-  assert set(results) == {'procrustes', 'l2 (FCT)', 'l2+disc+u (FastFill)'}
+  assert set(results) == {'l2 (FCT)', 'l2+disc+u (FastFill)'}
   assert 'entropy' in results['l2 (FCT)'].policies
 
 

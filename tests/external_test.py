@@ -1,10 +1,11 @@
 """Embeddings from elsewhere, from a folder of arrays to a plan."""
 
 import numpy as np
+import pipeline_runs
 import pytest
 
 from configs import embeddings as config_file
-from fastfill_jax import parallel, pipeline, policies
+from fastfill_jax import policies
 
 _CLASSES = 4
 
@@ -51,22 +52,13 @@ def _config(source, form=''):
   return config
 
 
-class _Never(parallel.Preemption):
-  def requested(self, step):
-    return False
-
-
-def _run(config, workdir):
-  pipeline.check(config)
-  pipeline.claim(config, workdir)
-  return pipeline.run(config, workdir, _Never())
-
-
 def test_from_arrays_to_curves_and_a_plan(source, tmp_path):
   config = _config(source)
   config.stages = ('embed', 'align', 'evaluate', 'plan')
   del config.alignments['l2 (FCT)'], config.alignments['procrustes']
-  results = {one.alignment: one for one in _run(config, tmp_path / 'a')}
+  results = {
+    one.alignment: one for one in pipeline_runs.run(config, tmp_path / 'a')
+  }
   assert set(results) == {'ridge', 'l2+u'}
   ours = results['l2+u']
   # No classifier: no policy that reads one.
@@ -92,7 +84,9 @@ def test_a_classifier_adds_the_whole_loss_and_its_policies(source, tmp_path):
   config.stages = ('embed', 'align', 'evaluate')
   for name in ('ridge', 'procrustes', 'l2+u'):
     del config.alignments[name]
-  results = {one.alignment: one for one in _run(config, tmp_path / 'a')}
+  results = {
+    one.alignment: one for one in pipeline_runs.run(config, tmp_path / 'a')
+  }
   assert set(results) == {'l2 (FCT)', 'l2+disc+u (FastFill)'}
   assert 'entropy' in results['l2 (FCT)'].policies
 
@@ -100,13 +94,13 @@ def test_a_classifier_adds_the_whole_loss_and_its_policies(source, tmp_path):
 def test_what_changes_is_taken_anew(source, tmp_path, log):
   config = _config(source)
   config.stages = ('embed',)
-  _run(config, tmp_path / 'a')
-  _run(config, tmp_path / 'a')
+  pipeline_runs.run(config, tmp_path / 'a')
+  pipeline_runs.run(config, tmp_path / 'a')
   assert 'embed/source: done before' in log.text
   new = np.load(source / 'train/new.npy')
   np.save(source / 'train/new.npy', np.concatenate([new, new]))
   with pytest.raises(ValueError, match='different lengths'):
-    _run(config, tmp_path / 'a')
+    pipeline_runs.run(config, tmp_path / 'a')
 
 
 def test_shards_are_linked_to(source, tmp_path):
@@ -117,7 +111,7 @@ def test_shards_are_linked_to(source, tmp_path):
     np.save(source / f'train/old/{shard:05d}.npy', rows)
   config = _config(source)
   config.stages = ('embed',)
-  _run(config, tmp_path / 'a')
+  pipeline_runs.run(config, tmp_path / 'a')
   (embedded,) = (tmp_path / 'a').glob('embed/source-*')
   linked = embedded / 'train/view0/old/00001.npy'
   assert linked.is_symlink()
@@ -162,30 +156,30 @@ def _set_nan(array):
 def test_arrays_that_do_not_fit_are_refused(source, tmp_path, damage, message):
   damage(source)
   with pytest.raises(ValueError, match=message):
-    _run(_config(source), tmp_path / 'a')
+    pipeline_runs.run(_config(source), tmp_path / 'a')
   assert not list((tmp_path / 'a').glob('embed/*/done'))
 
 
 def test_a_plan_needs_no_evaluation(source, tmp_path):
   config = _config(source)
   config.stages = ('embed', 'align', 'plan')
-  assert _run(config, tmp_path / 'a') == []
+  assert pipeline_runs.run(config, tmp_path / 'a') == []
   assert list((tmp_path / 'a').glob('plan/seed0-*/sigma.npy'))
   assert not (tmp_path / 'a' / 'evaluate').exists()
 
 
 def test_a_folder_that_is_not_there(tmp_path):
   with pytest.raises(ValueError, match=r'no folder .*nowhere/train'):
-    _run(_config(tmp_path / 'nowhere'), tmp_path / 'a')
+    pipeline_runs.run(_config(tmp_path / 'nowhere'), tmp_path / 'a')
 
 
 def test_side_information_has_to_be_there(source, tmp_path):
   config = _config(source, 'side')
   del config.alignments['l2+disc+u (FastFill) + side']
   with pytest.raises(ValueError, match='needs the array side in every split'):
-    _run(config, tmp_path / 'a')
+    pipeline_runs.run(config, tmp_path / 'a')
 
 
 def test_the_classifiers_loss_needs_the_classifier(source, tmp_path):
   with pytest.raises(ValueError, match=r'needs .*classifier\.npy'):
-    _run(_config(source, 'classifier'), tmp_path / 'a')
+    pipeline_runs.run(_config(source, 'classifier'), tmp_path / 'a')

@@ -1,54 +1,19 @@
-"""All stages, on made-up data: the configs' debug forms."""
+"""Stages picked, killed, changed and refused, on the digits."""
 
-import importlib
 import json
-import pathlib
 import resource
 
 import numpy as np
+import pipeline_runs
 import pytest
 
-from configs import base
-from fastfill_jax import parallel, pipeline
-
-_CONFIGS = sorted(
-  path.stem
-  for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('*.py')
-  # Without encoders: external_test.py.
-  if path.stem not in ('__init__', 'base', 'embeddings')
-)
-
-
-class _Kill(parallel.Preemption):
-  """Kills the run at its n-th step, like SIGKILL: nothing more is saved."""
-
-  def __init__(self, at=-1):
-    self._left = at
-
-  def requested(self, step):
-    self._left -= 1
-    if self._left == 0:
-      raise KeyboardInterrupt
-    return False
-
-  def raise_if_requested(self, where):
-    pass
-
-
-def _config(name='digits'):
-  return importlib.import_module(f'configs.{name}').get_config('debug')
-
-
-def _run(config, workdir, kill_at=-1):
-  pipeline.check(config)
-  pipeline.claim(config, workdir)
-  return pipeline.run(config, workdir, _Kill(kill_at))
+from fastfill_jax import pipeline
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('digits')
-  return workdir, _run(_config(), workdir)
+  return workdir, pipeline_runs.run(pipeline_runs.debug_config(), workdir)
 
 
 def _assert_same(results, others):
@@ -59,15 +24,6 @@ def _assert_same(results, others):
       np.testing.assert_array_equal(one.curves[metric], other.curves[metric])
 
 
-@pytest.mark.parametrize('name', [x for x in _CONFIGS if x != 'digits'])
-def test_debug_form_runs_every_stage(name, tmp_path):
-  config = _config(name)
-  results = _run(config, tmp_path)
-  assert {one.alignment for one in results} == set(config.alignments)
-  assert (tmp_path / 'report.md').exists()
-  assert bool(results[0].groups) == ('biased' in name)
-
-
 def test_curves_start_aligned_and_end_at_new_new(finished):
   _, results = finished
   for one in results:
@@ -76,21 +32,9 @@ def test_curves_start_aligned_and_end_at_new_new(finished):
       np.testing.assert_allclose(curve[:, -1], end, rtol=1e-6)
       assert np.ptp(curve[:, 0]) == 0
     assert ('sigma' in one.policies) == (one.uncertainty is not None)
-    assert set(one.policies) - {'sigma'} == {*_config().evaluate.policies} - {
-      'sigma'
-    }
-
-
-def test_side_information_is_trained_and_used(tmp_path):
-  config = base.add_side(_config())
-  config.alignments = {
-    name: config.alignments[name]
-    for name in (config.main_alignment, 'l2+disc+u (FastFill) + side')
-  }
-  plain, with_side = _run(config, tmp_path)
-  assert list(tmp_path.glob('embed/*/train/view0/side/00000.npy'))
-  assert plain.alignment + ' + side' == with_side.alignment
-  assert not np.array_equal(plain.error, with_side.error)
+    assert set(one.policies) - {'sigma'} == {
+      *pipeline_runs.debug_config().evaluate.policies
+    } - {'sigma'}
 
 
 def test_report_is_complete(finished):
@@ -112,7 +56,9 @@ def test_report_is_complete(finished):
 
 def test_a_finished_run_is_not_done_again(finished, log):
   workdir, results = finished
-  _assert_same(_run(_config(), workdir), results)
+  _assert_same(
+    pipeline_runs.run(pipeline_runs.debug_config(), workdir), results
+  )
   assert 'done before' in log.text
   assert ' steps, ' not in log.text
 
@@ -128,9 +74,9 @@ def test_references_are_swept_once(finished):
 
 def test_a_changed_setting_redoes_what_depends_on_it(finished, log):
   workdir, _ = finished
-  config = _config()
+  config = pipeline_runs.debug_config()
   config.align.num_epochs = 3
-  _run(config, workdir)
+  pipeline_runs.run(config, workdir)
   lines = [record.getMessage() for record in log.records]
   done = {line.split(':')[0] for line in lines if 'done before' in line}
   anew = {line.split(':')[0] for line in lines if 'made anew' in line}
@@ -142,28 +88,28 @@ def test_a_changed_setting_redoes_what_depends_on_it(finished, log):
 
 @pytest.mark.parametrize('kill_at', [2, 7, 12])
 def test_a_killed_run_ends_with_the_same_numbers(finished, tmp_path, kill_at):
-  config = _config()
+  config = pipeline_runs.debug_config()
   config.run.checkpoint_every = 2
   del config.alignments['l2 (FCT)'], config.alignments['ridge']
   with pytest.raises(KeyboardInterrupt):
-    _run(config, tmp_path, kill_at)
+    pipeline_runs.run(config, tmp_path, kill_at)
   kept = {one.alignment: one for one in finished[1]}
-  results = _run(config, tmp_path)
+  results = pipeline_runs.run(config, tmp_path)
   _assert_same(results, [kept[one.alignment] for one in results])
 
 
 def test_stages_can_be_picked(tmp_path):
-  config = _config()
+  config = pipeline_runs.debug_config()
   config.stages = ('align',)
   with pytest.raises(ValueError, match=r"add the stage 'old'"):
-    _run(config, tmp_path)
+    pipeline_runs.run(config, tmp_path)
   config.stages = ('old',)
-  assert _run(config, tmp_path) == []
+  assert pipeline_runs.run(config, tmp_path) == []
   assert not (tmp_path / 'new').exists()
 
 
 def test_a_workdir_of_another_config_is_refused(finished):
-  config = _config('imagenet')
+  config = pipeline_runs.debug_config('imagenet')
   with pytest.raises(
     ValueError, match="'digits_debug', not of 'imagenet_debug"
   ):
@@ -176,10 +122,10 @@ def test_a_full_workdir_is_an_error_that_leaves_no_half(tmp_path):
   resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
   try:
     with pytest.raises(OSError, match='File too large'):
-      pipeline.claim(_config(), tmp_path)
+      pipeline.claim(pipeline_runs.debug_config(), tmp_path)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  pipeline.claim(_config(), tmp_path)
+  pipeline.claim(pipeline_runs.debug_config(), tmp_path)
   assert json.loads((tmp_path / 'config.json').read_text())
 
 
@@ -197,7 +143,7 @@ def test_the_codes_digest_is_that_of_its_text(tmp_path):
 def test_a_workdir_that_cannot_be_made(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(OSError, match='Not a directory'):
-    pipeline.claim(_config(), tmp_path / 'file' / 'run')
+    pipeline.claim(pipeline_runs.debug_config(), tmp_path / 'file' / 'run')
 
 
 def _set(path, value):
@@ -230,7 +176,7 @@ def _set(path, value):
   ],
 )
 def test_wrong_values_are_refused_before_any_work(change, message):
-  config = _config()
+  config = pipeline_runs.debug_config()
   change(config)
   with pytest.raises(ValueError, match=message):
     pipeline.check(config)
@@ -252,9 +198,9 @@ def test_wrong_values_are_refused_before_any_work(change, message):
   ],
 )
 def test_wrong_data_is_refused(tmp_path, change, message):
-  config = _config()
+  config = pipeline_runs.debug_config()
   change(config)
   with pytest.raises(ValueError, match=message):
-    _run(config, tmp_path)
+    pipeline_runs.run(config, tmp_path)
   assert not list(tmp_path.glob('*/*/done'))
   assert not list(tmp_path.glob('*/*/checkpoints'))

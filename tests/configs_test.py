@@ -1,4 +1,4 @@
-"""Every config's debug form, through all stages."""
+"""Every config's debug form."""
 
 import pathlib
 
@@ -17,16 +17,20 @@ _CONFIGS = sorted(
 
 
 @pytest.mark.parametrize('name', [x for x in _CONFIGS if x != 'digits'])
-def test_debug_form_runs_every_stage(name, tmp_path):
+def test_debug_form_runs(name, tmp_path):
   config = pipeline_runs.debug_config(name)
+  biased = 'biased' in name
+  if not biased:  # Its report has all parts there are.
+    config.stages = tuple(x for x in config.stages if x != 'report')
   results = pipeline_runs.run(config, tmp_path)
   assert {one.alignment for one in results} == set(config.alignments)
-  assert (tmp_path / 'report.md').exists()
-  assert bool(results[0].groups) == ('biased' in name)
+  assert bool(results[0].groups) == biased
+  assert (tmp_path / 'groups.png').exists() == biased
 
 
 def test_side_information_is_trained_and_used(tmp_path):
   config = base.add_side(pipeline_runs.debug_config())
+  config.stages = tuple(x for x in config.stages if x != 'report')
   config.alignments = {
     name: config.alignments[name]
     for name in (config.main_alignment, 'l2+disc+u (FastFill) + side')

@@ -1,0 +1,10 @@
+"""The digits' debug form with FastFill alone: runs of many processes."""
+
+from configs import digits
+
+
+def get_config():
+  c = digits.get_config('debug')
+  for name in set(c.alignments) - {c.main_alignment}:
+    del c.alignments[name]
+  return c

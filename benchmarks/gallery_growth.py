@@ -9,7 +9,6 @@ system keeps as a cache and drops at will are given apart. Prints a table,
 saves it as CSV and as a plot beside it.
 """
 
-import csv
 import json
 import pathlib
 import subprocess
@@ -20,7 +19,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-from benchmarks import memory
+from benchmarks import memory, table
 from fastfill_jax import curve, embeddings
 
 _N = flags.DEFINE_list(
@@ -153,12 +152,7 @@ def main(argv):
       f'{pair:8.4f} {row["peak_mib"]:8.0f} {row["file_cache_mib"]:14.0f}',
       flush=True,
     )
-  path = pathlib.Path(_CSV.value)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('w', newline='') as file:
-    writer = csv.DictWriter(file, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
+  path = table.write(_CSV.value, rows)
   plot(rows, path.with_suffix('.png'))
   print(f'\nwritten to {path} and {path.with_suffix(".png")}')
 

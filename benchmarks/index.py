@@ -9,14 +9,13 @@ of the same run. Upserts overwrite stored vectors in batches of 1,000, in
 place; a dash is an index that cannot.
 """
 
-import csv
 import os
-import pathlib
 import time
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks import table
 from fastfill_jax import index
 
 _N = flags.DEFINE_list('n', ['50000', '500000'], 'Gallery sizes.')
@@ -194,12 +193,7 @@ def main(_):
       )
       rows.append(row)
       show(row)
-  path = pathlib.Path(_CSV.value)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('w', newline='') as file:
-    writer = csv.DictWriter(file, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
+  path = table.write(_CSV.value, rows)
   print(path)
 
 

@@ -8,7 +8,6 @@ the gallery into the new space and puts it in order. Peak memory is the
 process's own (anonymous) memory above what it held before.
 """
 
-import csv
 import pathlib
 import tempfile
 import time
@@ -16,7 +15,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-from benchmarks import memory
+from benchmarks import memory, table
 from configs import embeddings as config_file
 from fastfill_jax import embeddings, parallel, pipeline
 
@@ -93,12 +92,7 @@ def main(argv):
       f'{n:11,} {row["old_mib"]:8.0f} {row["seconds"]:8.1f} '
       f'{row["items_per_s"]:8,.0f} {row["peak_mib"]:8.0f}'
     )
-  path = pathlib.Path(_CSV.value)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('w', newline='') as file:
-    writer = csv.DictWriter(file, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
+  table.write(_CSV.value, rows)
 
 
 if __name__ == '__main__':

@@ -17,11 +17,9 @@ The last two are timed on a few queries at one cut-off and multiplied: ~. The
 queries are the gallery, each left out of its own ranking.
 """
 
-import csv
 import functools
 import itertools
 import json
-import pathlib
 import resource
 import statistics
 import subprocess
@@ -34,6 +32,7 @@ import numpy as np
 import sklearn.metrics
 from absl import app, flags
 
+from benchmarks import table
 from fastfill_jax import curve, metrics, parallel
 
 _N = flags.DEFINE_list('n', ['1000', '10000', '50000'], 'Gallery sizes.')
@@ -234,12 +233,7 @@ def main(argv):
         f'{row["peak_mib"]:8.0f} {f"~{sort:.0f}x":>8} {f"~{authors:.0f}x":>8}',
         flush=True,
       )
-  path = pathlib.Path(_CSV.value)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('w', newline='') as file:
-    writer = csv.DictWriter(file, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
+  path = table.write(_CSV.value, rows)
   print(f'\n{rows[-1]["device"]}; ~: times the sweep, multiplied up')
   print(f'written to {path}')
 

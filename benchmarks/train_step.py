@@ -10,9 +10,7 @@ Utilisation is model FLOPs (see fastfill_jax/flops.py) over the peak: of a
 matrix product measured on the spot, and the published one of known devices.
 """
 
-import csv
 import os
-import pathlib
 import statistics
 import time
 
@@ -21,6 +19,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from benchmarks import table
 from fastfill_jax import (
   dataset,
   encoder,
@@ -261,12 +260,7 @@ def main(_):
       f'{row["of_measured_peak"]:8.1%} '
       + ('       -' if published is None else f'{published:8.1%}')
     )
-  path = pathlib.Path(_CSV.value)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('w', newline='') as file:
-    writer = csv.DictWriter(file, first)
-    writer.writeheader()
-    writer.writerows(rows)
+  path = table.write(_CSV.value, rows)
   print(path)
 
 

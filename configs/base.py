@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict, config_dict
 
+FASTFILL = 'l2+disc+u (FastFill)'
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CIFAR_MEAN = (0.507, 0.487, 0.441)
@@ -27,15 +28,15 @@ def get_config() -> ConfigDict:
   # True: all seeds align the encoders of the first one. False: every seed
   # trains its own encoders too.
   c.share_encoders = True
+  # In this order; results of the others have to be there.
   c.stages = (
-    'old',
-    'new',
-    'side',
+    'encode',
     'embed',
     'align',
     'evaluate',
     'serve',
     'plan',
+    'sequence',
     'report',
   )
 
@@ -48,7 +49,6 @@ def get_config() -> ConfigDict:
   # Share of train_split kept out of training, for the encoders' accuracy and
   # their best checkpoint; 0 for none, as in the paper.
   c.data.validation_fraction = 0.0
-  c.data.in_memory = False  # decode everything once: small images only
   c.data.mean = IMAGENET_MEAN
   c.data.std = IMAGENET_STD
   c.data.train_transform = ConfigDict(
@@ -63,31 +63,18 @@ def get_config() -> ConfigDict:
   c.data.group_file = ''
   c.data.minority = ()
 
-  c.old = encoder_config()
-  c.old.class_fraction = 0.5  # of the classes, the first ones
-  c.old.classes = ()  # their numbers instead, if any
-  c.old.minority_fraction = 1.0  # of the minority's examples that old sees
-  c.new = encoder_config()
-  c.new.class_fraction = 1.0
-  c.new.classes = ()
-  c.new.minority_fraction = 1.0
-
-  # Side-information: an encoder trained on images alone (SimCLR).
-  c.side = encoder_config()
-  del c.side.head, c.side.label_smoothing
-  c.side.enabled = False
-  c.side.transform = ConfigDict({'name': 'simclr', 'size': 224})
-  c.side.temperature = 0.1
-  c.side.projection_dim = 128
+  # Encoders by name. Rows name two of them, by default 'old' and 'new'; what
+  # no row reads is not trained.
+  c.encoders = ConfigDict({'old': encoder(), 'new': encoder(), 'side': side()})
+  c.encoders.old.class_fraction = 0.5
 
   # The encoders' outputs, computed once and kept on disk.
   c.embed = ConfigDict()
-  # A folder of embeddings computed elsewhere (see external.py): no encoder
-  # runs, and old, new, side and data are not read.
+  # A folder of embeddings computed elsewhere (see stages/external.py): no
+  # encoder runs, and encoders and data are not read.
   c.embed.source = ''
   c.embed.views = 8  # augmented views of every training image
   c.embed.dtype = 'float16'
-  c.embed.batch_size = 1024
 
   c.align = ConfigDict()
   c.align.hidden_dim = 2048
@@ -99,24 +86,24 @@ def get_config() -> ConfigDict:
   c.align.optimizer = ConfigDict(
     {'name': 'adam', 'learning_rate': 5e-4, 'weight_decay': 2.0**-15}
   )
-  # The rows of the ablation. A network's loss is l2 and disc by weight, with
-  # an uncertainty per 'example', per 'coordinate' or 'none'; a closed form
-  # ('identity', 'procrustes', 'ridge') needs no training.
+  # The rows of the table: a method of `methods.METHODS`, and what of it is
+  # changed; `old`, `new`: other encoders; `fuse`: the share of the aligned
+  # embedding that a backfilled item keeps.
   c.alignments = ConfigDict(
     {
-      'identity': closed('identity'),
-      'procrustes': closed('procrustes'),
-      'ridge': closed('ridge'),
-      'l2 (FCT)': network(1, 0, 'none'),
-      'disc': network(0, 1, 'none'),
-      'l2+disc': network(1, 1, 'none'),
-      'l2+u': network(1, 0, 'example'),
-      'disc+u': network(0, 1, 'example'),
-      'l2+disc+u (FastFill)': network(1, 1, 'example'),
-      'l2+disc+u per coordinate': network(1, 1, 'coordinate'),
+      'identity': row('identity'),
+      'procrustes': row('procrustes'),
+      'ridge': row('ridge'),
+      'l2 (FCT)': row('fct'),
+      'disc': loss(0, 1, 'none'),
+      'l2+disc': loss(1, 1, 'none'),
+      'l2+u': loss(1, 0, 'example'),
+      'disc+u': loss(0, 1, 'example'),
+      FASTFILL: row('fastfill'),
+      'l2+disc+u per coordinate': loss(1, 1, 'coordinate'),
     }
   )
-  c.main_alignment = 'l2+disc+u (FastFill)'  # of the report's main figure
+  c.main_alignment = FASTFILL  # of the report's main figure
 
   c.evaluate = ConfigDict()
   c.evaluate.policies = (
@@ -140,12 +127,22 @@ def get_config() -> ConfigDict:
   c.serve.index = 'auto'  # ScaNN on Linux, else exact
   c.serve.k = 100  # neighbours it returns
 
+  # A second update, of the main alignment, to this encoder; '' for none.
+  c.sequence = ConfigDict()
+  c.sequence.newer = ''
+  # Shares of the first backfill at which the second begins.
+  c.sequence.switches = (0.0, 0.25, 0.5, 0.75, 1.0)
+  c.sequence.policies = ('random', 'sigma')
+
   # Published scores in percent: {row: {metric: value}}.
   c.published = ConfigDict()
 
   c.run = ConfigDict()
   c.run.data_dir = config_dict.placeholder(str)
   c.run.label_dir = ''  # cached labels of large data sets; '': WORKDIR/labels
+  c.run.in_memory = False  # decode everything once: small images only
+  c.run.anew = False  # results of other code are made again
+  c.run.embed_batch_size = 1024
   c.run.log_every = 50
   c.run.checkpoint_every = 500
   c.run.evaluate_every = 5000
@@ -156,7 +153,7 @@ def get_config() -> ConfigDict:
   return c
 
 
-def encoder_config() -> ConfigDict:
+def encoder() -> ConfigDict:
   """The recipe of one encoder."""
   c = ConfigDict()
   c.encoder = ConfigDict(
@@ -168,6 +165,15 @@ def encoder_config() -> ConfigDict:
     }
   )
   c.head = ConfigDict({'name': 'linear'})
+  # Its loss: terms of methods/encoder_terms.py by weight, or by a dict of
+  # 'weight' and options.
+  c.terms = ConfigDict({'classify': 1.0})
+  c.teacher = ''  # a frozen encoder that terms read
+  c.start = ''  # an encoder to start from
+  c.transform = ConfigDict()  # in place of data.train_transform
+  c.class_fraction = 1.0  # of the classes, the first ones
+  c.classes = ()  # their numbers instead, if any
+  c.minority_fraction = 1.0  # of the minority's examples that it sees
   c.label_smoothing = 0.1
   c.batch_size = 1024
   c.num_epochs = 100
@@ -183,24 +189,28 @@ def encoder_config() -> ConfigDict:
   return c
 
 
-def network(
-  l2: float, disc: float, uncertainty: str, side: bool = False
+def side() -> ConfigDict:
+  """Side-information: an encoder trained on images alone (SimCLR)."""
+  c = encoder()
+  c.head = ConfigDict({'name': 'projection', 'dim': 128})
+  c.terms = ConfigDict({'simclr': {'temperature': 0.1}})
+  c.transform = ConfigDict({'name': 'simclr', 'size': 224})
+  return c
+
+
+def row(method: str, **changes) -> ConfigDict:
+  """A row of the table: a method, and what of it is changed."""
+  return ConfigDict({'method': method} | changes)
+
+
+def loss(
+  l2: float, disc: float, uncertainty: str, method: str = 'fastfill'
 ) -> ConfigDict:
-  """One subset of FastFill's loss, with or without side-information."""
-  return ConfigDict(
-    {
-      'kind': 'network',
-      'l2': float(l2),
-      'disc': float(disc),
-      'uncertainty': uncertainty,
-      'side': side,
-    }
-  )
-
-
-def closed(kind: str) -> ConfigDict:
-  """An alignment in closed form."""
-  return ConfigDict({'kind': kind})
+  """FastFill with other weights: a subset of its loss."""
+  weights = {'l2': float(l2), 'disc': float(disc)}
+  weights = {name: weight for name, weight in weights.items() if weight}
+  changed = {} if uncertainty == 'example' else {'uncertainty': uncertainty}
+  return row(method, error=weights, **changed)
 
 
 def finish(
@@ -223,12 +233,9 @@ def finish(
 
 
 def add_side(c: ConfigDict) -> ConfigDict:
-  """Adds side-information, and the rows of FCT and FastFill with it."""
-  c.side.enabled = True
-  c.alignments['l2 (FCT) + side'] = network(1, 0, 'none', side=True)
-  c.alignments['l2+disc+u (FastFill) + side'] = network(
-    1, 1, 'example', side=True
-  )
+  """Adds the rows of FCT and FastFill with side-information."""
+  c.alignments['l2 (FCT) + side'] = row('fct', side=True)
+  c.alignments[f'{FASTFILL} + side'] = row('fastfill', side=True)
   return c
 
 
@@ -253,7 +260,8 @@ def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
     }
     | options
   )
-  for model in (c.old, c.new, c.side):
+  transforms = [c.data.train_transform, c.data.eval_transform]
+  for model in c.encoders.values():
     model.batch_size = 32
     model.num_epochs = 2
     model.warmup_epochs = 1
@@ -262,12 +270,11 @@ def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
       # A residual network would take longer to compile than to train.
       tiny = {'name': 'cnn', 'embedding_dim': 16, 'widths': (8, 8)}
       model.encoder = ConfigDict(tiny | {'dtype': model.encoder.dtype})
-  transforms = (c.data.train_transform, c.data.eval_transform, c.side.transform)
+    transforms.append(model.transform)
   for transform in transforms:
     for size in {'size', 'resize'} & set(transform):
       transform[size] = image_size
   c.embed.views = 2
-  c.embed.batch_size = 16
   c.align.hidden_dim = 32
   c.align.batch_size = 32
   c.align.num_epochs = 2
@@ -276,5 +283,6 @@ def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
   for name in set(c.alignments) - set(kept):
     del c.alignments[name]
   c.serve.k = 5
+  c.run.embed_batch_size = 16
   c.run.log_every = 1
   return c

@@ -23,12 +23,12 @@ def get_config(form: str = '') -> ConfigDict:
   c.name = 'cifar100'
   c.seeds = (0, 1, 2)
   c.data.name = 'cifar100'
-  c.data.in_memory = True
+  c.run.in_memory = True
   c.data.train_transform = ConfigDict({'name': 'resize_flip', 'size': 224})
   c.data.eval_transform = ConfigDict(
     {'name': 'resize_flip', 'size': 224, 'flip': 0.0}
   )
-  for model in (c.old, c.new, c.side):
+  for model in c.encoders.values():
     model.encoder.dtype = 'bfloat16'
   c.published = ConfigDict(PUBLISHED)
   return base.finish(c, form, base.shrink, pixels32=_pixels32)
@@ -40,10 +40,10 @@ def _pixels32(c: ConfigDict) -> ConfigDict:
   c.data.eval_transform = ConfigDict({'name': 'none'})
   c.data.mean = base.CIFAR_MEAN
   c.data.std = base.CIFAR_STD
-  for model in (c.old, c.new, c.side):
+  for model in c.encoders.values():
     model.encoder.name = 'resnet18'
     model.encoder.stem = 'small'
-  c.side.transform = ConfigDict(
+  c.encoders.side.transform = ConfigDict(
     {'name': 'simclr', 'size': 32, 'strength': 0.5, 'blur': 0.0}
   )
   return c

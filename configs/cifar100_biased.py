@@ -19,8 +19,8 @@ def get_config(form: str = '') -> ConfigDict:
   """The config, or with 'debug' a form that takes seconds."""
   c = cifar100_small.get_config()
   c.name = 'cifar100_biased'
-  c.old.class_fraction = 1.0
-  c.old.minority_fraction = 0.1
+  c.encoders.old.class_fraction = 1.0
+  c.encoders.old.minority_fraction = 0.1
   c.data.group_column = 'coarse_label'
   c.data.minority = (0, 5, 10, 15)
   return base.finish(c, form, _shrink)

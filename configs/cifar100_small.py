@@ -22,16 +22,16 @@ def get_config(form: str = '') -> ConfigDict:
   c.name = 'cifar100_small'
   c.seeds = (0, 1, 2)
   c.data.name = 'cifar100'
-  c.data.in_memory = True
+  c.run.in_memory = True
   c.data.validation_fraction = 0.02
   c.data.mean = base.CIFAR_MEAN
   c.data.std = base.CIFAR_STD
   c.data.train_transform = ConfigDict({'name': 'pad_crop_flip'})
   c.data.eval_transform = ConfigDict({'name': 'none'})
-  c.side.transform = ConfigDict(
+  c.encoders.side.transform = ConfigDict(
     {'name': 'simclr', 'size': 32, 'strength': 0.5, 'blur': 0.0}
   )
-  for model in (c.old, c.new, c.side):
+  for model in c.encoders.values():
     model.encoder.name = 'resnet18'
     model.encoder.stem = 'small'
     model.encoder.width = 16
@@ -42,14 +42,14 @@ def get_config(form: str = '') -> ConfigDict:
     model.optimizer.learning_rate = 0.1
     model.optimizer.momentum = 0.9
   c.embed.views = 2
-  c.embed.batch_size = 256
+  c.run.embed_batch_size = 256
   c.align.hidden_dim = 512
   c.align.batch_size = 512
   c.align.num_epochs = 20
   c.align.warmup_epochs = 2
   # These encoders' cross-entropy is over ten times their squared error, so
   # the row with the paper's equal weights is given another one beside it.
-  c.alignments['10 l2+disc+u'] = base.network(10, 1, 'example')
+  c.alignments['10 l2+disc+u'] = base.loss(10, 1, 'example')
   c.main_alignment = '10 l2+disc+u'
   c.serve.policies = ('random', 'sigma')
   return base.finish(c, form, base.shrink)

@@ -21,34 +21,34 @@ def get_config(form: str = '') -> ConfigDict:
   c.seeds = (0, 1, 2)
   c.share_encoders = False
   c.data.name = 'digits'
-  c.data.in_memory = True
+  c.run.in_memory = True
   c.data.mean = (0.305,)
   c.data.std = (0.376,)
   c.data.train_transform = ConfigDict({'name': 'small_shift'})
   c.data.eval_transform = ConfigDict({'name': 'none'})
 
-  c.old.encoder = ConfigDict(
+  c.encoders.old.encoder = ConfigDict(
     {'name': 'mlp', 'widths': (16,), 'embedding_dim': 16, 'dtype': 'float32'}
   )
-  c.new.encoder = ConfigDict(
+  c.encoders.new.encoder = ConfigDict(
     {'name': 'cnn', 'embedding_dim': 32, 'dtype': 'float32'}
   )
-  for model in (c.old, c.new, c.side):
+  for model in c.encoders.values():
     model.batch_size = 100
     model.num_epochs = 30
     model.warmup_epochs = 2
     model.optimizer = ConfigDict(
       {'name': 'adam', 'learning_rate': 2e-3, 'weight_decay': 2.0**-15}
     )
-  c.side.encoder = ConfigDict(
+  c.encoders.side.encoder = ConfigDict(
     {'name': 'cnn', 'embedding_dim': 32, 'dtype': 'float32'}
   )
   # Mirrored digits are no digits.
-  c.side.transform = ConfigDict(
+  c.encoders.side.transform = ConfigDict(
     {'name': 'simclr', 'size': 8, 'min_scale': 0.5, 'flip': 0.0, 'blur': 0.0}
   )
   c.embed.dtype = 'float32'
-  c.embed.batch_size = 200
+  c.run.embed_batch_size = 200
   c.align.hidden_dim = 256
   c.align.batch_size = 100
   c.align.num_epochs = 40

@@ -4,8 +4,8 @@
     --config.embed.source=DIR
 
 DIR holds train/{old,new}.npy, gallery/{old,new,label}.npy and what else
-fastfill_jax/external.py names; with backfill/old.npy the stored gallery is
-aligned and put in order. `:classifier` adds FastFill's loss, for those who
+fastfill_jax/stages/external.py names; with backfill/old.npy the stored gallery
+is aligned and put in order. `:classifier` adds FastFill's loss, for those who
 have the new model's classifier as DIR/classifier.npy.
 """
 
@@ -19,10 +19,10 @@ def get_config(form: str = '') -> ConfigDict:
   c = base.get_config()
   c.name = 'embeddings'
   c.embed.source = 'embeddings'
-  # The identity needs embeddings of one width.
-  for name, definition in list(c.alignments.items()):
-    if definition.kind == 'identity' or definition.get('disc'):
-      del c.alignments[name]
+  # The identity needs embeddings of one width, the others the classifier.
+  kept = ('procrustes', 'ridge', 'l2 (FCT)', 'l2+u')
+  for name in set(c.alignments) - set(kept):
+    del c.alignments[name]
   c.main_alignment = 'l2+u'
   return base.finish(c, form, _debug, classifier=_add_classifier)
 
@@ -33,6 +33,6 @@ def _debug(c):
 
 
 def _add_classifier(c):
-  c.alignments['l2+disc+u (FastFill)'] = base.network(1, 1, 'example')
-  c.main_alignment = 'l2+disc+u (FastFill)'
+  c.alignments[base.FASTFILL] = base.row('fastfill')
+  c.main_alignment = base.FASTFILL
   return c

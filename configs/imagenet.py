@@ -22,7 +22,7 @@ def get_config(form: str = '') -> ConfigDict:
   c = base.get_config()
   c.name = 'imagenet'
   c.seeds = (0, 1, 2)
-  for model in (c.old, c.new, c.side):
+  for model in c.encoders.values():
     model.encoder.dtype = 'bfloat16'
   c.published = ConfigDict(PUBLISHED)
   return base.finish(c, form, base.shrink)

@@ -19,12 +19,12 @@ def get_config(form: str = '') -> ConfigDict:
   c = base.get_config()
   c.name = 'places365'
   c.data.name = 'places365_small'
-  c.old.class_fraction = 182 / 365
-  for model in (c.old, c.new, c.side):
+  c.encoders.old.class_fraction = 182 / 365
+  for model in c.encoders.values():
     model.encoder.dtype = 'bfloat16'
   return base.finish(c, form, _shrink)
 
 
 def _shrink(c: ConfigDict) -> ConfigDict:
-  c.old.class_fraction = 0.5
+  c.encoders.old.class_fraction = 0.5
   return base.shrink(c)

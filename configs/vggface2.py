@@ -28,24 +28,24 @@ def get_config(form: str = '') -> ConfigDict:
   c.name = 'vggface2'
   c.data.name = 'image_folder'
   # Test identities are classes too, 9,131 in all; training's come first.
-  c.old.class_fraction = 863 / 9131
-  for model in (c.old, c.new):
+  c.encoders.old.class_fraction = 863 / 9131
+  for model in (c.encoders.old, c.encoders.new):
     model.head = ConfigDict({'name': 'arcface', 'scale': 64.0, 'margin': 0.5})
     model.label_smoothing = 0.0
     model.optimizer.learning_rate = 0.1
-  for model in (c.old, c.new, c.side):
+  for model in c.encoders.values():
     model.encoder.dtype = 'bfloat16'
   return base.finish(c, form, _shrink, biased=_biased)
 
 
 def _biased(c: ConfigDict) -> ConfigDict:
   c.name = 'vggface2_biased'
-  c.old.class_fraction = 1.0
-  c.old.minority_fraction = 0.1
+  c.encoders.old.class_fraction = 1.0
+  c.encoders.old.minority_fraction = 0.1
   c.data.minority = ('f',)
   return c
 
 
 def _shrink(c: ConfigDict) -> ConfigDict:
-  c.old.class_fraction = 0.5
+  c.encoders.old.class_fraction = 0.5
   return base.shrink(c)

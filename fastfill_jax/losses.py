@@ -4,6 +4,8 @@ FastFill, arXiv 2303.04766, section 4. Callers average; the mean over devices
 is taken of the gradients, outside of these functions.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -95,61 +97,37 @@ def nll(loss: jax.Array, log_variance: jax.Array) -> jax.Array:
   return value if value.ndim == 1 else jnp.mean(value, axis=1)
 
 
-def fastfill(
-  aligned: jax.Array,
-  new: jax.Array,
-  logits: jax.Array | None = None,
-  labels: jax.Array | None = None,
-  log_variance: jax.Array | None = None,
-  *,
-  l2_weight: float = 1.0,
-  disc_weight: float = 1.0,
-  label_smoothing: float = 0.1,
-) -> jax.Array:
-  """FastFill's loss, and with parts left out each of its ablations.
+def per_example(value: jax.Array) -> jax.Array:
+  """[batch] of [batch], or the mean over coordinates of [batch, embedding]."""
+  return value if value.ndim == 1 else jnp.mean(value, axis=1)
 
-  With L = l2_weight * l2 + disc_weight * cross_entropy: L itself without
-  log-variance; `nll(L, s)` with one per example. One per coordinate weighs the
-  squared error of its coordinate; the cross-entropy, which has no coordinates,
-  is weighed by their mean, so that equal log-variances give what one per
-  example gives.
+
+def uncertain(
+  errors: Sequence[jax.Array], log_variance: jax.Array | None
+) -> jax.Array:
+  """The sum L of errors, weighed by the uncertainty that predicts it.
+
+  L itself without log-variance; `nll(L, s)` with one per example. One per
+  coordinate weighs the errors that have coordinates, each coordinate by its
+  own; the others, such as a cross-entropy, are weighed by the mean, so that
+  equal log-variances give what one per example gives.
 
   Args:
-    aligned: [batch, embedding].
-    new: [batch, embedding].
-    logits: the new model's frozen classifier on aligned, [batch, class]; not
-      read if disc_weight is 0.
-    labels: int [batch]; not read if disc_weight is 0.
+    errors: Each [batch], or [batch, embedding] where it has coordinates.
     log_variance: None, [batch] or [batch, embedding].
-    l2_weight: 0 leaves the squared error out.
-    disc_weight: 0 leaves the cross-entropy out.
-    label_smoothing: of the cross-entropy.
 
   Returns:
     [batch].
-
-  Raises:
-    ValueError: if shapes or dtypes do not fit, a weight is negative, or both
-      are 0.
   """
-  _check_matrices('aligned', aligned, 'new', new)
-  if min(l2_weight, disc_weight) < 0 or l2_weight == disc_weight == 0:
-    raise ValueError(
-      f'l2_weight={l2_weight}, disc_weight={disc_weight}; neither may be '
-      'negative, and one must be positive.'
-    )
-  disc = jnp.zeros(len(aligned))
-  if disc_weight:
-    if logits is None or labels is None:
-      raise ValueError(f'disc_weight={disc_weight} needs logits and labels.')
-    disc = disc_weight * cross_entropy(logits, labels, label_smoothing)
-  error = l2_weight * squared_error(aligned, new)
-  if log_variance is None:
-    return jnp.mean(error, axis=1) + disc
-  if log_variance.ndim == 1:
-    return nll(jnp.mean(error, axis=1) + disc, log_variance)
-  mean_log_variance = jnp.mean(log_variance, axis=1)
-  return nll(error, log_variance) + 0.5 * jnp.exp(-mean_log_variance) * disc
+  if log_variance is None or log_variance.ndim == 1:
+    total = sum(map(per_example, errors), jnp.float32(0))
+    return total if log_variance is None else nll(total, log_variance)
+  mean = jnp.mean(log_variance, axis=1)
+  by_coordinate = sum(
+    (x for x in errors if x.ndim > 1), jnp.zeros_like(log_variance)
+  )
+  others = sum((x for x in errors if x.ndim == 1), jnp.zeros_like(mean))
+  return nll(by_coordinate, log_variance) + 0.5 * jnp.exp(-mean) * others
 
 
 def nt_xent(

@@ -1,5 +1,6 @@
 """The stages in their order, and what is checked before the first of them."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -15,32 +16,22 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import fastfill_jax
-from fastfill_jax import (
-  align,
-  artifact,
-  data,
-  embed,
-  encoder,
-  evaluate,
-  external,
-  models,
-  parallel,
-  plan,
-  report,
-  serve,
-  side_information,
-)
+from fastfill_jax import choices, parallel, report, running
+from fastfill_jax.data import dataset, transforms
+from fastfill_jax.stages import embed, encode, evaluate, sequence, serve
+from fastfill_jax.stages import seed as stage_seed
+from fastfill_jax.storage import artifact, code
+from fastfill_jax.training import optim
 
 # In this order; an earlier one's result is what a later one goes on with.
 STAGES = (
-  'old',
-  'new',
-  'side',
+  'encode',
   'embed',
   'align',
   'evaluate',
   'serve',
   'plan',
+  'sequence',
   'report',
 )
 
@@ -52,52 +43,78 @@ def split_names(config: ConfigDict):
     return tuple(name for part in names for name in part.split(','))
 
   config.stages = split(config.stages)
-  config.evaluate.policies = split(config.evaluate.policies)
-  config.serve.policies = split(config.serve.policies)
+  for part in (config.evaluate, config.serve, config.sequence):
+    part.policies = split(part.policies)
 
 
 def check(config: ConfigDict):
   """Raises a ValueError for what can be known to be wrong before any work."""
-  unknown = set(config.stages) - set(STAGES)
-  if unknown or not config.stages:
-    raise ValueError(
-      f'stages={config.stages}: choose one or more of {STAGES}'
-      + (f'; there is no {sorted(unknown)}.' if unknown else '.')
-    )
-  if not config.seeds or min(config.seeds) < 0:
+  if not config.stages:
+    raise ValueError(f'stages=(): choose one or more of {STAGES}.')
+  for stage in config.stages:
+    choices.check('stage', stage, STAGES)
+  seeds = list(config.seeds)
+  if not seeds or not all(isinstance(x, int) and x >= 0 for x in seeds):
     raise ValueError(f'seeds={config.seeds}: one or more numbers >= 0.')
+  _how(config, parallel.Preemption())
+  table = stage_seed.rows(config)
   if not config.embed.source:
-    _check_encoders(config)
+    _check_encoders(config, table)
   parallel.check_batch_size(config.align.batch_size)
-  embed.check(config)
-  align.check(config)
-  evaluate.check(config)
-  serve.check(config)
-  if config.main_alignment not in config.alignments:
+  if not 0 <= config.align.freeze_batch_norm <= 1:
     raise ValueError(
-      f'main_alignment={config.main_alignment!r} is none of '
-      f'{tuple(config.alignments)}.'
+      f'align.freeze_batch_norm={config.align.freeze_batch_norm}; a share of '
+      'the epochs in [0, 1].'
     )
+  embed.check(config.embed.views, config.embed.dtype)
+  evaluate.check(
+    config.evaluate.policies, config.evaluate.steps, config.evaluate.distance
+  )
+  serve.check(
+    config.serve.policies,
+    config.serve.index,
+    config.serve.k,
+    config.evaluate.distance,
+  )
+  for name in config.serve.policies:
+    choices.check('policy of evaluate', name, config.evaluate.policies)
+  if config.sequence.newer:
+    sequence.check(config.sequence.policies, config.sequence.switches)
 
 
-def _check_encoders(config):
-  for which in ('old', 'new', *(('side',) if config.side.enabled else ())):
-    models.make_encoder(**config[which].encoder)
-    parallel.check_batch_size(config[which].batch_size)
-  for which in ('old', 'new'):
-    encoder.make_head(1, **config[which].head)
-    if not 0 < config[which].minority_fraction <= 1:
-      raise ValueError(
-        f'{which}.minority_fraction={config[which].minority_fraction}: a share '
-        'in (0, 1].'
-      )
+def _check_encoders(config, table):
+  encoders = config.encoders.to_dict()
+  for name in stage_seed.needed(config, table):
+    choices.check('encoder', name, encoders)
+  for name, recipe in encoders.items():
+    for other in (recipe['teacher'], recipe['start']):
+      if other:
+        choices.check(f'encoder that {name!r} reads', other, encoders)
+    encode.check(name, recipe)
+  stage_seed.in_order(encoders, encoders)
   if not 0 <= config.data.validation_fraction < 1:
     raise ValueError(
       f'data.validation_fraction={config.data.validation_fraction}: a share in '
       '[0, 1).'
     )
-  data.make_transform(**config.data.train_transform)
-  data.make_transform(**config.data.eval_transform)
+  transforms.make_transform(**config.data.train_transform)
+  transforms.make_transform(**config.data.eval_transform)
+  for row in table:
+    ends = row.old, row.new
+    widths = [encoders[x]['encoder']['embedding_dim'] for x in ends]
+    if row.definition['name'] == 'identity' and widths[0] != widths[1]:
+      raise ValueError(
+        f'alignments[{row.name!r}]: the identity needs encoders of one width, '
+        f'got embedding_dim={widths[0]} ({row.old}) and {widths[1]} '
+        f'({row.new}).'
+      )
+
+
+def _how(config, preemption) -> running.How:
+  keys = {field.name for field in dataclasses.fields(running.How)}
+  return running.How(
+    preemption, **{k: v for k, v in config.run.items() if k in keys}
+  )
 
 
 def claim(config: ConfigDict, workdir: pathlib.Path):
@@ -111,37 +128,27 @@ def claim(config: ConfigDict, workdir: pathlib.Path):
   common = config.copy_and_resolve_references()
   common.run.data_dir = ''  # Machines may keep the data in different places.
   digest = hashlib.sha256(common.to_json_best_effort().encode())
-  digest.update(code_digest(pathlib.Path(fastfill_jax.__file__).parent))
+  digest.update(code.package_digest())
   parallel.check_same('config or code', digest.digest())
   error = None
   if parallel.is_main():
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       path = workdir / 'config.json'
-      if path.exists():
-        name = json.loads(path.read_text())['name']
-        if name != config.name:
-          raise ValueError(
-            f'{workdir} holds results of the config {name!r}, not of '
-            f'{config.name!r}: choose another --workdir.'
-          )
-      artifact.write_text(path, json.dumps(json.loads(held), indent=2) + '\n')
+      name = artifact.read_json(path).get('name', config.name)
+      if name != config.name:
+        raise ValueError(
+          f'{workdir} holds results of the config {name!r}, not of '
+          f'{config.name!r}: choose another --workdir.'
+        )
+      artifact.write_json(path, json.loads(held))
     except (OSError, ValueError) as failure:
       error = failure
   parallel.raise_together(error)
 
 
-def code_digest(package: pathlib.Path) -> bytes:
-  """A hash of a package's code: a version's number can stay behind it."""
-  digest = hashlib.sha256()
-  for path in sorted(package.rglob('*.py')):
-    digest.update(str(path.relative_to(package)).encode())
-    digest.update(path.read_bytes())
-  return digest.digest()
-
-
 def run(
-  config: ConfigDict, workdir: pathlib.Path, preemption: parallel.Preemption
+  config: ConfigDict, path: pathlib.Path, preemption: parallel.Preemption
 ) -> list[report.Result]:
   """Runs the config's stages for every seed.
 
@@ -151,58 +158,58 @@ def run(
   Raises:
     ValueError: If a stage that is not picked has no result to go on with.
   """
+  how = _how(config, preemption)
+  workdir = artifact.Workdir(path, config.stages, config.run.anew)
   last = max(STAGES.index(stage) for stage in config.stages)
-  results, served, logs = [], [], {}
+  data = None
+  if not config.embed.source:
+    data = _describe(config, how)
+  results, logs, tables = [], {}, {'served': [], 'sequence': []}
   for seed in config.seeds:
-    if config.embed.source:
-      embedded = external.make(config, workdir)
-    else:
-      first = config.seeds[0] if config.share_encoders else seed
-      embedded = _encode(config, workdir, first, last, preemption, logs)
-    if last < STAGES.index('align'):
+    one = stage_seed.Seed(config, workdir, how, data, seed, logs)
+    if last <= STAGES.index('encode'):
+      one.encode(list(config.encoders))
       continue
-    for name in config.alignments:
-      preemption.raise_if_requested(f'The run, before {name!r},')
-      fitted = align.make(config, workdir, name, embedded, seed, preemption)
-      logs[f'{name}/seed {seed}'] = fitted
-      if {'evaluate', 'serve', 'report'}.intersection(config.stages):
-        evaluated = evaluate.make(config, workdir, name, embedded, fitted, seed)
-        results.append(report.Result.load(evaluated.directory))
-      if name != config.main_alignment:
-        continue
-      if 'serve' in config.stages and config.serve.policies:
-        served.append(serve.make(config, workdir, embedded, evaluated, seed))
-      if 'plan' in config.stages and (embedded.directory / 'backfill').exists():
-        plan.make(config, workdir, embedded, fitted, seed)
+    one.embed()
+    if last >= STAGES.index('align'):
+      results += one.table(last, tables)
+  if workdir.found:
+    logging.info(
+      'There already: %s.',
+      ', '.join(f'{n} of {stage}' for stage, n in workdir.found.items()),
+    )
   if 'report' in config.stages and parallel.is_main():
-    _report(config, workdir, results, logs)
-    if served:
-      table = pd.concat([serve.load(one) for one in served])
-      table.to_csv(workdir / 'served.csv', index=False)
+    preemption.raise_if_requested('The run, before its report,')
+    _report(config, workdir, results, logs, tables)
   return results
 
 
-def _encode(config, workdir, seed, last, preemption, logs):
-  """Trains the encoders and embeds by them, as far as `last` goes."""
-  encoders = {}
-  for which in ('old', 'new', *(('side',) if config.side.enabled else ())):
-    if which in config.stages or last >= STAGES.index('embed'):
-      make = side_information.make if which == 'side' else encoder.make
-      encoders[which] = make(config, workdir, which, seed, preemption)
-      logs[f'{which}/seed {seed}'] = encoders[which]
-  if last < STAGES.index('embed'):
-    return None
-  return embed.make(config, workdir, encoders, seed, preemption)
+def _describe(config, how) -> dataset.Data:
+  """The data set, and whether it does for all trainings; before the first."""
+  data = dataset.describe(config.data.to_dict(), how)
+  encoders = config.encoders.to_dict()
+  names = stage_seed.needed(config, stage_seed.rows(config))
+  for name in stage_seed.in_order(encoders, names):
+    encode.check_data(data, encoders[name], how)
+  source = dataset.open_split(data, data['train_split'], how, in_memory=False)
+  size = len(dataset.split_rows(data, source)[0])
+  recipe = config.align.to_dict()
+  optim.from_recipe(recipe, optim.num_steps(recipe, size))
+  return data
 
 
-def _report(config, workdir, results, logs):
+def _report(config, workdir, results, logs, tables):
   training = {}
   for name, result in logs.items():
     paths = sorted(result.directory.glob('logs/*/metrics.jsonl'))
     if paths:
       training[name] = paths[0]
+  for name, paths in tables.items():
+    if paths:
+      table = pd.concat([pd.read_csv(path) for path in paths])
+      table.to_csv(workdir.path / f'{name}.csv', index=False)
   report.write(
-    workdir,
+    workdir.path,
     results,
     title=f'Backfilling {config.name}',
     settings=json.loads(config.to_json_best_effort()),
@@ -210,8 +217,10 @@ def _report(config, workdir, results, logs):
     published=config.published.to_dict(),
     training=training,
     main=config.main_alignment,
+    stale=workdir.stale,
+    sequence=[pd.read_csv(path) for path in tables['sequence']],
   )
-  logging.info('The report is %s.', workdir / 'report.md')
+  logging.info('The report is %s.', workdir.path / 'report.md')
 
 
 def versions() -> dict[str, str]:

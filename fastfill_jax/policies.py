@@ -10,6 +10,8 @@ reads, and are all it can read:
   class_weights  the new classifier's kernel [embedding, class]
   labels         int [gallery]: what a gallery rarely has
   new            new embeddings [gallery, embedding]: an oracle reads these
+  train_new      new embeddings of training examples [example, embedding]
+  train_labels   int [example]: theirs
 
 It returns an order: int [gallery], a permutation, first to be backfilled
 first. Ties go by index. Arrays may be NumPy's or anything that gives NumPy
@@ -21,13 +23,14 @@ function and one line in `POLICIES`.
 arXiv 2509.16664, entropy and its kin from RACT (ICLR 2022).
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+from fastfill_jax import choices
 
 _BLOCK_BYTES = 2**25  # of float64: what one block of rows may take
 _NDIM = {
@@ -37,6 +40,8 @@ _NDIM = {
   'class_weights': (2,),
   'labels': (1,),
   'new': (2,),
+  'train_new': (2,),
+  'train_labels': (1,),
 }
 
 
@@ -162,14 +167,7 @@ def make_order(name: str, **available: Any) -> np.ndarray:
     ValueError: if the policy is unknown, or an array it reads is missing, not
       finite, or does not fit the others.
   """
-  if name not in POLICIES:
-    near = difflib.get_close_matches(name, POLICIES, n=1)
-    raise ValueError(
-      f'Unknown policy {name!r}'
-      + (f', did you mean {near[0]!r}?' if near else ';')
-      + f' known: {", ".join(POLICIES)}.'
-    )
-  policy = POLICIES[name]
+  policy = POLICIES[choices.check('policy', name, POLICIES)]
   given = {key: x for key, x in available.items() if x is not None}
   missing = [key for key in reads(policy) if key not in given]
   if missing:
@@ -185,6 +183,30 @@ def make_order(name: str, **available: Any) -> np.ndarray:
         f'{x.shape}.'
       )
   return policy(**arrays)
+
+
+def make_orders(
+  names: Iterable[str], available: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
+  """Runs the policies whose inputs are there.
+
+  Args:
+    names: Of policies.
+    available: arrays by the names above; None is as good as left out.
+
+  Returns:
+    Orders by policy; and, by policy, what the others lack.
+  """
+  held = {name for name, array in available.items() if array is not None}
+  orders, left_out = {}, {}
+  for name in names:
+    choices.check('policy', name, POLICIES)
+    missing = [x for x in reads(POLICIES[name]) if x not in held]
+    if missing:
+      left_out[name] = tuple(missing)
+    else:
+      orders[name] = make_order(name, **available)
+  return orders, left_out
 
 
 def _descending(scores: np.ndarray) -> np.ndarray:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fastfill_jax import parallel
+from fastfill_jax import choices, parallel
 from fastfill_jax.curve import inputs, totals
 
 BACKENDS = ('auto', 'numba', 'jax')
+DISTANCES = inputs.DISTANCES
 METRICS = totals.METRICS
 
 
@@ -139,7 +140,7 @@ def sweep(
   Raises:
     ValueError: If an argument does not fit, before anything is computed.
   """
-  inputs.check_choice('backend', backend, BACKENDS)
+  choices.check('backend', backend, BACKENDS)
   cutoffs = _check_cutoffs(cutoffs, len(aligned))
   distinct, inverse = np.unique(cutoffs, return_inverse=True)
   problem = inputs.prepare(
@@ -159,9 +160,9 @@ def sweep(
   if backend == 'auto':
     backend = 'numba' if parallel.is_cpu() else 'jax'
   if backend == 'numba':
-    from fastfill_jax.curve import threads as counter
+    from fastfill_jax.curve import numba_sweep as counter
   else:
-    from fastfill_jax.curve import devices as counter
+    from fastfill_jax.curve import jax_sweep as counter
   process, processes = 0, 1
   if all_processes:
     process, processes = parallel.process_index(), parallel.process_count()

@@ -1,12 +1,12 @@
 """What the exact sweep is given, checked and indexed before any counting."""
 
 import dataclasses
-import difflib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+
+from fastfill_jax import choices
 
 DISTANCES = ('l2', 'cosine')
 _ROWS = 16_384  # Rows read at a time while checking.
@@ -80,7 +80,7 @@ def prepare(
   Raises:
     ValueError: If something does not fit, naming it.
   """
-  check_choice('distance', distance, DISTANCES)
+  choices.check('distance', distance, DISTANCES)
   query, aligned, new = arrays = [_array(x) for x in (query, aligned, new)]
   _check_embeddings(*arrays)
   size = len(aligned)
@@ -120,16 +120,6 @@ def prepare(
     buckets=buckets.astype(np.int32),
     num_cutoffs=len(cutoffs),
   )
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]):
-  """Raises a ValueError that offers the nearest choice."""
-  if value not in choices:
-    near = difflib.get_close_matches(str(value), choices, 1, 0)
-    raise ValueError(
-      f'{name}={value!r} is unknown; did you mean {near[0]!r}? '
-      f'Choices: {", ".join(choices)}.'
-    )
 
 
 def float32(array, rows) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Data sets, subsets, augmentation and deterministic batches."""
 
-from fastfill_jax.data.loader import batches_in_order, loader
+from fastfill_jax.data.loading import batches_in_order, loader
 from fastfill_jax.data.opening import is_prepared, open_source
 from fastfill_jax.data.pixels import decode, normalise
 from fastfill_jax.data.sources import Source

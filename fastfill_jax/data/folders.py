@@ -70,6 +70,13 @@ class Folder(sources.Source):
     """All whole numbers the examples have, by name; int32 [example]."""
     return self._held
 
+  def _content(self) -> bytes:
+    # Every name, and the sizes of some files: a file may be of another image.
+    some = np.linspace(0, len(self) - 1, min(len(self), 1000)).astype(int)
+    paths = [self._root / os.fsdecode(self._files[row]) for row in some]
+    sizes = [path.stat().st_size for path in paths]
+    return self._files.tobytes() + repr(sizes).encode()
+
 
 def splits(data_dir: str | os.PathLike[str] | None) -> list[str]:
   """Names the splits under a folder; none if it is not there."""

@@ -1,6 +1,5 @@
 """TFDS data sets prepared as ArrayRecord, read without TensorFlow."""
 
-import difflib
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
+from fastfill_jax import choices
 from fastfill_jax.data import sources
 
 # What TFDS's catalogue says of (download, prepared).
@@ -75,6 +75,7 @@ class Records(sources.Source):
       for key, feature in features.items()
       if feature.shape == () and np.issubdtype(feature.np_dtype, np.integer)
     ]
+    self._version = f'{base}:{builder.info.version}'
     self._held: dict[str, np.ndarray] | None = None
     self._cache = None
     if cache_dir is not None:
@@ -94,6 +95,9 @@ class Records(sources.Source):
       {'image': e['image'], 'label': np.int32(e[self._label_key])}
       for e in examples
     ]
+
+  def _content(self) -> bytes:
+    return self._version.encode()
 
   def columns(self) -> dict[str, np.ndarray]:
     """All whole numbers the examples have, by name; int32 [example].
@@ -238,9 +242,8 @@ def _how_to_prepare(name: str, data_dir: str | os.PathLike[str] | None) -> str:
   base, root = name.partition(':')[0], _root(data_dir)
   lines = [f'{name!r} is not prepared under {root}.']
   known = ('digits', 'fake', 'image_folder', *_SIZES)
-  near = difflib.get_close_matches(base, known, n=1)
-  if base not in _SIZES and near:
-    lines.append(f'Did you mean {near[0]!r}?')
+  if base not in _SIZES:
+    lines[0] = lines[0].removesuffix('.') + choices.nearest(base, known)
   if base in _SIZES:
     download, prepared = _SIZES[base]
     lines.append(f'To download: {download}; prepared: {prepared}.')

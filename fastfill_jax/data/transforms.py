@@ -6,7 +6,6 @@ whoever fixes the generator fixes the image. `simclr` returns two views,
 [view, height, width, channel].
 """
 
-import difflib
 import functools
 import inspect
 import math
@@ -14,6 +13,8 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+
+from fastfill_jax import choices
 
 # The loader's threads already use every core; OpenCV's own would fight them.
 cv2.setNumThreads(0)
@@ -243,18 +244,9 @@ def make_transform(name: str, **options) -> Transform:
   Raises:
     ValueError: an unknown name or option, or a value out of range.
   """
-  if name not in TRANSFORMS:
-    near = difflib.get_close_matches(name, TRANSFORMS, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
-    raise ValueError(
-      f'unknown transform {name!r}: choose from {sorted(TRANSFORMS)}{hint}'
-    )
+  choices.check('transform', name, TRANSFORMS)
   accepted = list(inspect.signature(TRANSFORMS[name]).parameters)[2:]
-  unknown = sorted(set(options) - set(accepted))
-  if unknown:
-    raise ValueError(
-      f'transform {name!r} has no option {unknown}: it accepts {accepted}'
-    )
+  choices.check_keys(f'transform {name!r}', options, accepted)
   for option, value in options.items():
     low, high = _RANGES[option]
     if not low <= value <= high:

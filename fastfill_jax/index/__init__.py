@@ -12,13 +12,14 @@ geometry:
 
 from absl import logging
 
+from fastfill_jax import choices
 from fastfill_jax.index import base, exact, quality, scann
 
 Index = base.Index
 ExactIndex = exact.ExactIndex
 ScannIndex = scann.ScannIndex
 recall = quality.recall
-sweep = quality.sweep
+served_curve = quality.served_curve
 
 NAMES = ('auto', 'exact', 'scann')
 
@@ -35,7 +36,7 @@ def make_index(name: str = 'auto', distance: str = 'l2', **options) -> Index:
     ImportError: If ScaNN is asked for by name and not installed.
     ValueError: If the name, the distance or an option's value is unknown.
   """
-  base.choose('index', name, NAMES)
+  choices.check('index', name, NAMES)
   if name == 'exact':
     return ExactIndex(distance)
   try:

@@ -1,27 +1,16 @@
 """What every index shares: ids, validation, and the folder it is saved in."""
 
 import abc
-import difflib
 import json
 import pathlib
-from collections.abc import Iterable
 
 import numpy as np
+
+from fastfill_jax import choices
 
 DISTANCES = ('l2', 'cosine', 'dot')
 # Longer vectors overflow float32 once their distances are summed.
 _MAX_SQUARED_NORM = 1e36
-
-
-def choose(what: str, name: str, choices: Iterable[str]) -> str:
-  """Returns the name if it is one of the choices, and else helps."""
-  if name not in choices:
-    close = difflib.get_close_matches(str(name), choices, n=1)
-    hint = f' Did you mean {close[0]!r}?' if close else ''
-    raise ValueError(
-      f'Unknown {what} {name!r}; known: {", ".join(choices)}.{hint}'
-    )
-  return name
 
 
 def check_ids(ids, count: int) -> np.ndarray:
@@ -103,7 +92,7 @@ class Index(abc.ABC):
   name: str
 
   def __init__(self, distance: str = 'l2'):
-    self.distance = choose('distance', distance, DISTANCES)
+    self.distance = choices.check('distance', distance, DISTANCES)
     self._ids = np.arange(0)
     self._row_of = {}
     self._dim = 0

@@ -38,7 +38,7 @@ def recall(index_ids, exact_ids) -> float:
   return float(np.isin(true, found).mean())
 
 
-def sweep(
+def served_curve(
   index: base.Index,
   query,
   aligned,

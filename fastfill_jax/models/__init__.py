@@ -6,12 +6,12 @@ float images [batch, height, width, channel] to float32 embeddings
 """
 
 import dataclasses
-import difflib
 import functools
 from typing import Any
 
 from flax import linen as nn
 
+from fastfill_jax import choices
 from fastfill_jax.models import resnet, small, vit
 
 ENCODERS = {
@@ -59,13 +59,8 @@ def make_encoder(
   Raises:
     ValueError: if the name, an option or the value of one is unknown.
   """
-  if name not in ENCODERS:
-    raise ValueError(
-      f'Unknown encoder {name!r}{_nearest(name, ENCODERS)}; known: '
-      f'{", ".join(ENCODERS)}.'
-    )
-  if dtype not in _DTYPES:
-    raise ValueError(f'dtype={dtype!r}; it must be one of {_DTYPES}.')
+  choices.check('encoder', name, ENCODERS)
+  choices.check('dtype', dtype, _DTYPES)
   if embedding_dim is not None and embedding_dim < 1:
     raise ValueError(f'embedding_dim={embedding_dim}; it must be positive.')
   constructor = ENCODERS[name]
@@ -73,17 +68,12 @@ def make_encoder(
   # Linen's own two fields, what the name fixes, and what every encoder has.
   taken = {'name', 'parent', 'embedding_dim', 'dtype', 'axis_name'}
   valid = sorted(fields - taken - set(constructor.keywords))
-  for option in options:
-    if option not in valid:
-      raise ValueError(
-        f'{name} has no option {option!r}{_nearest(option, valid)}; its '
-        f'options: {", ".join(valid)}.'
-      )
+  choices.check_keys(f'encoder {name!r}', options, valid)
   if 'axis_name' in fields:
     options['axis_name'] = axis_name
   return constructor(embedding_dim=embedding_dim, dtype=dtype, **options)
 
 
-def _nearest(word, known):
-  matches = difflib.get_close_matches(word, known, n=1)
-  return f', did you mean {matches[0]!r}?' if matches else ''
+def module_of(name: str) -> str:
+  """The module that defines the encoder of this name."""
+  return ENCODERS[name].func.__module__

@@ -1,44 +1,40 @@
-"""The network that maps stored old embeddings into the new space.
+"""The networks that map between the spaces of two encoders.
 
-FastFill, arXiv 2303.04766, section 4; the mixing network is FCT's (Ramanujan
-et al., arXiv 2112.02805), the uncertainty head FastFill's.
+A `Map` gives, of a batch of stored old embeddings, aligned ones and perhaps
+their log-variances; and of new embeddings, what is put in the gallery's space
+in their place, by default themselves. A new network is a subclass.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fastfill_jax import choices
 from fastfill_jax.models import layers
 
 UNCERTAINTIES = ('none', 'example', 'coordinate')
 
 
-class Alignment(nn.Module):
-  """Maps old embeddings, and side-information, to aligned embeddings.
+class Map(nn.Module):
+  """What every network that aligns is.
 
   Attributes:
     new_dim: width of the new embedding.
-    hidden_dim: width of the mixer's hidden layers.
     uncertainty: 'none', or one log-variance per 'example' or 'coordinate'.
     axis_name: device axis of BatchNorm's statistics.
   """
 
   new_dim: int
-  hidden_dim: int = 2048
-  uncertainty: str = 'example'
+  uncertainty: str = 'none'
   axis_name: str | None = None
 
   def __post_init__(self):
-    if self.uncertainty not in UNCERTAINTIES:
-      raise ValueError(
-        f'uncertainty={self.uncertainty!r}; it must be one of {UNCERTAINTIES}.'
-      )
-    for name in ('new_dim', 'hidden_dim'):
-      if getattr(self, name) < 1:
+    choices.check('uncertainty', self.uncertainty, UNCERTAINTIES)
+    for name in ('new_dim', 'hidden_dim', 'rank'):
+      if getattr(self, name, 1) < 1:
         raise ValueError(f'{name}={getattr(self, name)}; must be positive.')
     super().__post_init__()
 
-  @nn.compact
   def __call__(
     self, old: jax.Array, side: jax.Array | None = None, train: bool = False
   ) -> tuple[jax.Array, jax.Array | None]:
@@ -46,8 +42,7 @@ class Alignment(nn.Module):
 
     Args:
       old: old embeddings [batch, old embedding].
-      side: side-information [batch, side embedding]; without it the old
-        embedding feeds both branches.
+      side: side-information [batch, side embedding], if the map reads it.
       train: whether BatchNorm uses the batch's statistics (and, where
         'batch_stats' is mutable, averages them); otherwise the running ones:
         BatchNorm is frozen, though its scale and bias still learn.
@@ -59,6 +54,38 @@ class Alignment(nn.Module):
     Raises:
       ValueError: if old and side are not matrices of the same batch.
     """
+    raise NotImplementedError
+
+  def query(self, new: jax.Array) -> jax.Array:
+    """New embeddings [batch, embedding] in the space of the aligned ones."""
+    return new
+
+  def outputs(
+    self, old: jax.Array, side: jax.Array | None, new: jax.Array, train: bool
+  ) -> dict[str, jax.Array]:
+    """All that the terms of a loss may read of the network."""
+    aligned, log_variance = self(old, side, train)
+    outputs = {'aligned': aligned, 'query': self.query(new)}
+    if log_variance is not None:
+      outputs['log_variance'] = log_variance
+    return outputs
+
+
+class Alignment(Map):
+  """FastFill's network (arXiv 2303.04766, section 4).
+
+  The branches and the mixer are FCT's (Ramanujan et al., arXiv 2112.02805),
+  the uncertainty head on the mixer's output FastFill's.
+
+  Attributes:
+    hidden_dim: width of the mixer's hidden layers.
+  """
+
+  hidden_dim: int = 2048
+
+  @nn.compact
+  def __call__(self, old, side=None, train=False):
+    """See `Map`; without side-information old feeds both branches."""
     side = old if side is None else side
     if old.ndim != 2 or side.ndim != 2 or len(old) != len(side):
       raise ValueError(
@@ -67,7 +94,7 @@ class Alignment(nn.Module):
       )
 
     def dense(x, width, name):
-      x = nn.Dense(width, use_bias=False, name=name)(x)
+      x = layers.torch_dense(width, x.shape[1], use_bias=False, name=name)(x)
       x = layers.BatchNorm(
         use_running_average=not train,
         axis_name=self.axis_name,
@@ -82,15 +109,13 @@ class Alignment(nn.Module):
     x = jnp.concatenate(branches, axis=1)
     x = dense(x, self.hidden_dim, 'mixer_0')
     x = dense(x, self.hidden_dim, 'mixer_1')
-    aligned = nn.Dense(self.new_dim, name='aligned')(x)
+    aligned = layers.torch_dense(self.new_dim, self.hidden_dim, name='aligned')(
+      x
+    )
     if self.uncertainty == 'none':
       return aligned, None
-    # From zero, every example weighs the same until the head has learnt.
-    log_variance = nn.Dense(
-      1 if self.uncertainty == 'example' else self.new_dim,
-      kernel_init=nn.initializers.zeros,
-      name='log_variance',
-    )(aligned)
-    if self.uncertainty == 'example':
-      log_variance = log_variance[:, 0]
-    return aligned, log_variance
+    width = 1 if self.uncertainty == 'example' else self.new_dim
+    log_variance = layers.torch_dense(width, self.new_dim, name='log_variance')(
+      aligned
+    )
+    return aligned, log_variance[:, 0] if width == 1 else log_variance

@@ -5,10 +5,13 @@ the new model's are W_new, which FastFill's discriminative loss reads.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from fastfill_jax import choices
 
 
 class Linear(nn.Module):
@@ -88,15 +91,39 @@ class Projection(nn.Module):
     dim: width of the projection.
   """
 
-  dim: int
+  dim: int = 128
 
   @nn.compact
-  def __call__(self, embedding: jax.Array) -> jax.Array:
+  def __call__(
+    self, embedding: jax.Array, labels: jax.Array | None = None
+  ) -> jax.Array:
     """Returns the projection [batch, dim] of embedding [batch, embedding]."""
+    del labels
     x = nn.Dense(
       embedding.shape[1], kernel_init=nn.initializers.he_normal(), name='hidden'
     )(embedding)
     return nn.Dense(self.dim, use_bias=False, name='out')(nn.relu(x))
+
+
+HEADS = {'linear': Linear, 'arcface': ArcFace, 'projection': Projection}
+
+
+def make_head(num_classes: int, *, name: str, **options: Any) -> nn.Module:
+  """The head of this name; options are those of the module.
+
+  Raises:
+    ValueError: If the name, an option or the value of one is unknown.
+  """
+  choices.check('head', name, HEADS)
+  fields = set(HEADS[name].__dataclass_fields__)
+  choices.check_keys(
+    f'head {name!r}',
+    options,
+    sorted(fields - {'name', 'parent', 'num_classes'}),
+  )
+  if name != 'projection':
+    options['num_classes'] = num_classes
+  return HEADS[name](**options)
 
 
 def _kernel(module, embedding, num_classes):

@@ -26,3 +26,18 @@ def check_images(images: jax.Array) -> None:
       'Encoders take normalised float images [batch, height, width, channel], '
       f'got {images.dtype} {images.shape}.'
     )
+
+
+def torch_dense(width: int, fan_in: int, **options) -> nn.Dense:
+  """A dense layer as PyTorch begins it: all uniform in +-1/sqrt(fan_in).
+
+  The released alignments are trained from there. Where BatchNorm follows, the
+  scale of a kernel cancels, but not the ratio of a step to it.
+  """
+  uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+  def bias(key, shape, dtype=jnp.float32):
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return nn.Dense(width, kernel_init=uniform, bias_init=bias, **options)

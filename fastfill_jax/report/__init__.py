@@ -4,10 +4,10 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import rich.table
 
-from fastfill_jax import artifact
 from fastfill_jax.report import (
   document,
   drawing,
@@ -17,6 +17,10 @@ from fastfill_jax.report import (
   summary,
   tables,
 )
+from fastfill_jax.storage import artifact
+
+if TYPE_CHECKING:
+  import pandas as pd
 
 Result = result.Result
 
@@ -31,6 +35,8 @@ def write(
   published: tables.Published | None = None,
   training: Mapping[str, str | os.PathLike[str]] | None = None,
   main: str | None = None,
+  stale: Mapping[str, Sequence[str]] | None = None,
+  sequence: Sequence['pd.DataFrame'] = (),
 ) -> None:
   """Writes the tables and figures of all results, replacing earlier ones.
 
@@ -46,6 +52,8 @@ def write(
       group, such as its seeds, in one panel.
     main: The alignment drawn in detail; by default the best one that predicts
       its uncertainty.
+    stale: By the name of a result of other code, the files that changed.
+    sequence: Of every seed, the table of the stage 'sequence'.
 
   Raises:
     ValueError: Results do not belong together, `main` is none of their
@@ -70,7 +78,13 @@ def write(
       tables.ablation(results, columns=tables.PAPER)
     ),
     'report.md': document.markdown(
-      results, title, published or {}, main, list(figures)
+      results,
+      title,
+      published or {},
+      main,
+      list(figures),
+      stale or {},
+      sequence,
     ),
   }
   if any(one.groups for one in results):

@@ -1,6 +1,6 @@
 """The text of report.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,8 @@ def markdown(
   published: tables.Published,
   main: str,
   figures: Sequence[str],
+  stale: Mapping[str, Sequence[str]],
+  sequence: Sequence[pd.DataFrame],
 ) -> str:
   """The whole report.
 
@@ -48,6 +50,8 @@ def markdown(
     published: As `tables.ablation` takes it.
     main: The alignment drawn in detail.
     figures: Names of the figures there are.
+    stale: By the name of a result of other code, the files that changed.
+    sequence: Of every seed, the table of the stage 'sequence'.
 
   Returns:
     Markdown.
@@ -75,6 +79,15 @@ def markdown(
       f'{names[1]}, in points, and the first fraction at which all but a tenth '
       'of its difference to new/new is gone. Every point: groups.csv.',
     ]
+  if sequence:
+    parts += [
+      '## A second update',
+      tables.markdown(tables.sequence_table(sequence)),
+      'Areas of the second backfill in %, by the share of the first one that '
+      'was done when it began (in brackets the value at its start).',
+    ]
+  if stale:
+    parts += ['## Results of other code', _stale(stale)]
   parts.append('## Figures')
   for name in figures:
     caption = _CAPTIONS[name].format(main=main, spread=spread(results))
@@ -115,11 +128,6 @@ def _legend(results: Sequence[result.Result], table: pd.DataFrame) -> str:
     "now, averaged over the curve. The gain over random is of mAP's area, "
     'seed by seed; wins count the seeds in which it is positive.',
   ]
-  if (table['n'] == 1).any():
-    lines.append(
-      'The standard error of an area is an upper bound: the mean of its '
-      "points' standard errors, since the same queries are asked at each."
-    )
   used = {name for reads in table['reads'] for name in reads}
   marks = [
     f'{mark} {_MEANING[name]}'
@@ -139,7 +147,30 @@ def _legend(results: Sequence[result.Result], table: pd.DataFrame) -> str:
     )
     + '.'
   )
+  left_out = {
+    f'{policy} under {one.alignment} (no {", ".join(missing)})': None
+    for one in results
+    for policy, missing in one.left_out.items()
+  }
+  if left_out:
+    lines.append(f'Not run, for want of what they read: {"; ".join(left_out)}.')
+  needs = {one.alignment: one.needs for one in results}
+  lines.append(
+    'What each method reads beside pairs of embeddings: '
+    + '; '.join(
+      f'{name}: {", ".join(read) or "nothing"}' for name, read in needs.items()
+    )
+    + '.'
+  )
   return '\n\n'.join(lines)
+
+
+def _stale(stale: Mapping[str, Sequence[str]]) -> str:
+  lines = [
+    f'- {name}: {", ".join(files)} changed since'
+    for name, files in stale.items()
+  ]
+  return '\n'.join([*lines, '', '`--config.run.anew=True` makes them again.'])
 
 
 def _published(published: tables.Published) -> str:

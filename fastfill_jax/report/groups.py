@@ -125,7 +125,7 @@ def references(
     `area`, the gap; and `n`.
   """
   rows = []
-  for one in {one.seed: one for one in results}.values():
+  for one in {one.seed: one for one in reversed(results)}.values():
     first, second = (one.group_references[name] for name in names)
     for name in ('old/old', 'new/old', 'new/new'):
       if name in first and name in second:

@@ -56,9 +56,7 @@ def curves(
       drawing.line(axes[0], x, y, error, label, **look)
       if rows > 1 and policy != summary.RANDOM:
         drawing.line(axes[1], x, y - base, None, policy, **look)
-    drawing.reference_lines(
-      axes[0], summary.references(results)['mAP'][_REFERENCES]
-    )
+    drawing.reference_lines(axes[0], summary.levels(results, alignment))
     axes[0].set_ylabel('mAP (%)')
     axes[0].legend(title='area', alignment='left', loc='lower right')
     if rows > 1:
@@ -100,9 +98,7 @@ def alignments(
         f'{row.alignment}, {row.policy}  {100 * row.mAP:.1f}',
         color=colors[i % len(colors)],
       )
-    drawing.reference_lines(
-      axes, summary.references(results)['mAP'][_REFERENCES]
-    )
+    drawing.reference_lines(axes, summary.levels(results, results[0].alignment))
     # Curves start anywhere on the left: no corner is free for certain.
     figure.legend(title='area', alignment='left', loc='outside lower center')
     axes.set(xlabel=_FRACTION, ylabel='mAP (%)', xlim=(0, 100))

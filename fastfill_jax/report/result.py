@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fastfill_jax import artifact
+from fastfill_jax.storage import artifact
 
 METRICS = ('mAP', 'cmc@1', 'cmc@5')
 # Inputs that are not there when a gallery is backfilled blindly. A policy that
@@ -18,6 +18,7 @@ MARKS = {'new': '†', 'labels': '‡', 'query': '§'}
 
 _ARRAYS = ('fractions', 'negative_flips', 'uncertainty', 'error')
 _NESTED = ('curves', 'standard_error')
+_OF_AREA = 'area_standard_error'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,12 +35,17 @@ class Result:
     reads: The inputs each policy reads, such as {'sigma': ('log_variance',)}.
     curves: Score per metric of `METRICS`, [policy, cutoff].
     standard_error: Of each score, over queries, [policy, cutoff].
+    area_standard_error: Of each score's mean over the cut-offs, [policy].
     references: Scores of 'old/old', 'new/new' and, where widths allow it,
-      'new/old' (query model / gallery model), per metric.
+      'new/old' (query model / gallery model), per metric, whatever the
+      encoders' names.
     negative_flips: Share of queries whose nearest item was relevant under
       old/old and is not at this cutoff, [policy, cutoff].
     uncertainty: What the network predicts for each item, [gallery], or None.
     error: Squared distance of aligned to new embedding, [gallery].
+    update: Names of the old and of the new encoder.
+    needs: What the method reads beside the pairs, such as 'label'.
+    left_out: What the policies that were asked for and not run lack, by name.
     groups: Curves as above of subgroups of the queries; may be empty.
     group_references: References as above of each subgroup.
   """
@@ -55,6 +61,12 @@ class Result:
   negative_flips: np.ndarray
   uncertainty: np.ndarray | None
   error: np.ndarray
+  area_standard_error: Mapping[str, np.ndarray]
+  update: tuple[str, str] = ('old', 'new')
+  needs: tuple[str, ...] = ()
+  left_out: Mapping[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )
   groups: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(
     default_factory=dict
   )
@@ -79,7 +91,7 @@ class Result:
       for name in _ARRAYS
       if getattr(self, name) is not None
     }
-    for name in _NESTED:
+    for name in (*_NESTED, _OF_AREA):
       for metric in METRICS:
         arrays[f'{name}/{metric}'] = getattr(self, name)[metric]
     # Numbered, since a group's name may hold any character.
@@ -91,6 +103,9 @@ class Result:
       'alignment': self.alignment,
       'policies': list(self.policies),
       'reads': {name: list(self.reads[name]) for name in self.policies},
+      'update': list(self.update),
+      'needs': list(self.needs),
+      'left_out': {k: list(v) for k, v in self.left_out.items()},
       'references': _floats(self.references),
       'groups': list(self.groups),
       'group_references': {
@@ -128,11 +143,13 @@ class Result:
       with open(directory / 'result.npz', 'rb') as file, np.load(file) as data:
         arrays = dict(data)
       groups = fields.pop('groups')
-      fields['policies'] = tuple(fields['policies'])
+      for name in ('policies', 'update', 'needs'):
+        fields[name] = tuple(fields[name])
+      fields['left_out'] = {k: tuple(v) for k, v in fields['left_out'].items()}
       fields['reads'] = {k: tuple(v) for k, v in fields['reads'].items()}
       for name in _ARRAYS:
         fields[name] = arrays.get(name)
-      for name in _NESTED:
+      for name in (*_NESTED, _OF_AREA):
         fields[name] = {m: arrays[f'{name}/{m}'] for m in METRICS}
       fields['groups'] = {
         group: {m: arrays[f'groups/{i}/{m}'] for m in METRICS}
@@ -160,12 +177,12 @@ def check(results: Sequence[Result]) -> None:
   """Checks that results may stand in one table.
 
   Args:
-    results: Of one pair of encoders' settings, all seeds and alignments.
+    results: All seeds and alignments, of one or several pairs of encoders.
 
   Raises:
     ValueError: None given, one given twice, or two that differ in fractions,
       in what a policy reads, in an alignment's policies, or in a seed's
-      references.
+      references of one pair of encoders.
   """
   if not results:
     raise ValueError('No results to report: expected at least one.')
@@ -192,7 +209,7 @@ def check(results: Sequence[Result]) -> None:
       raise ValueError(
         f'{name} has policies {one.policies}; another seed has {policies}.'
       )
-    references = of_seed.setdefault(one.seed, one.references)
+    references = of_seed.setdefault((one.seed, one.update), one.references)
     if _floats(references) != _floats(one.references):
       raise ValueError(
         f'{name} has references {_floats(one.references)}; another alignment '
@@ -246,6 +263,12 @@ def _check_arrays(one: Result) -> None:
       raise ValueError(f'{name} has {sorted(curves)}; expected {METRICS}.')
     arrays |= {f'{name}[{metric!r}]': curves[metric] for metric in METRICS}
   shape = (len(one.policies), fractions.size)
+  for metric in METRICS:
+    if np.shape(one.area_standard_error[metric]) != shape[:1]:
+      raise ValueError(
+        f'area_standard_error[{metric!r}] has shape '
+        f'{np.shape(one.area_standard_error[metric])}; expected {shape[:1]}.'
+      )
   for name, values in arrays.items():
     if np.shape(values) != shape:
       raise ValueError(

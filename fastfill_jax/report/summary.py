@@ -59,9 +59,7 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
 
   The area is the plain mean over the cutoffs, as FastFill (arXiv 2303.04766)
   reports it; the trapezoid rule's integral stands beside it. Columns ending in
-  `_se` hold standard errors over queries. Of an area it is the mean of the
-  points' standard errors: an upper bound, nearly reached, since the same
-  queries are asked at every cutoff.
+  `_se` hold standard errors over queries.
 
   Args:
     results: All seeds and alignments.
@@ -83,9 +81,8 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
         worst = np.argmin(y)
         row |= {
           metric: np.mean(y),
-          f'{metric}_se': np.mean(se),
+          f'{metric}_se': one.area_standard_error[metric][i],
           f'{metric}_trapezoid': np.trapezoid(y, x),
-          f'{metric}_trapezoid_se': np.trapezoid(se, x),
           f'{metric}_start': y[0],
           f'{metric}_start_se': se[0],
           f'{metric}_worst': y[worst],
@@ -167,17 +164,30 @@ def references(
     results: All seeds and alignments.
 
   Returns:
-    A row per pair, with the metrics' means over seeds, their `_std` and `n`.
+    A row per pair of encoders, by their names, with the metrics' means over
+    seeds, their `_std` and `n`.
   """
-  of_seed = {one.seed: one.references for one in results}
-  rows = [
-    {'pair': pair, **scores}
-    for pairs in of_seed.values()
-    for pair, scores in pairs.items()
-  ]
-  table = mean_and_std(pd.DataFrame(rows), ['pair'])
-  pairs = ('old/old', 'new/old', 'new/new')
-  return table.loc[[pair for pair in pairs if pair in table.index]]
+  scores = {}
+  for one in results:
+    for pair in ('old/old', 'new/old', 'new/new'):
+      if pair in one.references:
+        key = one.seed, named(pair, one.update)
+        scores[key] = one.references[pair]
+  rows = [{'pair': pair, **score} for (_, pair), score in scores.items()]
+  return mean_and_std(pd.DataFrame(rows), ['pair'])
+
+
+def named(pair: str, update: tuple[str, str]) -> str:
+  """A pair such as 'new/old' (query / gallery) by the encoders' names."""
+  names = dict(zip(('old', 'new'), update, strict=True))
+  return '/'.join(names[role] for role in pair.split('/'))
+
+
+def levels(results: Sequence[result.Result], alignment: str) -> pd.Series:
+  """The mAP that an alignment starts from and goes to: old/old, new/new."""
+  update = next(x.update for x in results if x.alignment == alignment)
+  pairs = [named(pair, update) for pair in ('old/old', 'new/new')]
+  return references(results)['mAP'][pairs]
 
 
 def mean_and_std(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

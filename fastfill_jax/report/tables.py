@@ -171,6 +171,43 @@ def group_table(
   return Table(header, 2, rows, frozenset(), starts)
 
 
+def sequence_table(frames: Sequence[pd.DataFrame], decimals: int = 2) -> Table:
+  """A row per policy: the second backfill's mAP area, by the switch.
+
+  Args:
+    frames: Of every seed, the table of the stage 'sequence'.
+    decimals: Digits after the point.
+
+  Returns:
+    The table.
+  """
+  rows = pd.concat(frames)
+  rows = rows.assign(switch=rows['switch'].map(_share))
+  keys = ['policy', 'switch']
+  table = summary.mean_and_std(rows.drop(columns='seed'), keys)
+  switches = list(dict.fromkeys(rows['switch']))
+  cells = [
+    (
+      policy,
+      *(
+        f'{_cell(table.loc[(policy, switch)], "mAP", decimals)} '
+        f'({100 * table.loc[(policy, switch)]["mAP_start"]:.{decimals}f})'
+        for switch in switches
+      ),
+    )
+    for policy in dict.fromkeys(rows['policy'])
+  ]
+  return Table(('policy', *switches), 1, cells, frozenset(), frozenset())
+
+
+def _share(switch: float | str) -> str:
+  """0.5 as 50%; what is no number as it is."""
+  try:
+    return f'{float(switch):.0%}'
+  except ValueError:
+    return switch
+
+
 def markdown(table: Table) -> str:
   """The table as GitHub's Markdown."""
   lines = [table.header]
@@ -211,26 +248,24 @@ def latex(table: Table) -> str:
 
 
 def terminal(table: Table, title: str) -> rich.table.Table:
-  """The table for `rich.print`."""
+  """The table for `rich.print`: an alignment's name stands above its rows."""
   drawn = rich.table.Table(
-    title=title, box=rich.box.SIMPLE_HEAD, pad_edge=False
+    title=title, box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
   )
-  for j, heading in enumerate(table.header):
-    words = j < table.left
-    drawn.add_column(
-      heading,
-      justify='left' if words else 'right',
-      no_wrap=not words,
-      overflow='fold',
-    )
-  for i, row in enumerate(table.rows):
-    cells = [
+  drawn.add_column('alignment', no_wrap=True)
+  for heading in table.header[2:]:
+    drawn.add_column(heading, justify='right', no_wrap=True)
+  first = min(table.starts, default=0)
+  for i, (alignment, policy, *cells) in enumerate(table.rows):
+    if i in table.starts:
+      drawn.add_section()
+      drawn.add_row(rich.text.Text(alignment, 'bold'))
+    name = alignment if i < first else f'  {policy}'
+    numbers = [
       rich.text.Text(cell.replace(' ± ', '±'), 'bold' * ((i, j) in table.bold))
-      for j, cell in enumerate(row)
+      for j, cell in enumerate(cells, start=2)
     ]
-    if i > min(table.starts) and i not in table.starts:
-      cells[0] = ''  # the alignment is named once
-    drawn.add_row(*cells, end_section=i + 1 in table.starts)
+    drawn.add_row(rich.text.Text(name), *numbers)
   return drawn
 
 

@@ -4,14 +4,18 @@ All are affine, aligned = old @ kernel + bias, and all are fitted from moments
 that one pass over blocks of pairs collects, so that neither side need fit in
 memory:
 
-  params = closed_form.ridge(closed_form.collect(blocks))
-  aligned = closed_form.apply(params, old)
+  params = closed_forms.ridge(closed_forms.collect(blocks))
+  aligned = closed_forms.apply(params, old)
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+
+from fastfill_jax.methods import method
+from fastfill_jax.storage import artifact, splits
 
 
 class Affine(NamedTuple):
@@ -133,13 +137,6 @@ def gcv_penalty(moments: Moments) -> float:
   return float(penalties[np.argmin(errors)])
 
 
-CLOSED_FORMS: dict[str, Callable[[Moments], Affine]] = {
-  'identity': identity,
-  'procrustes': procrustes,
-  'ridge': ridge,
-}
-
-
 def apply(params: Affine, old: np.ndarray) -> np.ndarray:
   """Maps old [batch, old embedding] to aligned [batch, new embedding].
 
@@ -199,3 +196,50 @@ def _check_block(old, new, total):
     )
   if not (np.isfinite(old).all() and np.isfinite(new).all()):
     raise ValueError('Embeddings to fit hold NaN or infinity.')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClosedForm(method.Method):
+  """An affine map from the moments of all pairs.
+
+  Attributes:
+    solve: The function that gives it.
+    penalty: Of ridge; None takes `gcv_penalty`.
+  """
+
+  solve: Callable[..., Affine]
+  penalty: float | None = None
+
+  def fit(self, directory, how, views, classifier, recipe, seed):
+    """See `Method`."""
+    del how, classifier, recipe, seed
+    ends = ('old', 'new') if self.acts_on == 'gallery' else ('new', 'old')
+    moments = collect(splits.blocks(views, *ends))
+    options = {} if self.penalty is None else {'penalty': self.penalty}
+    params = self.solve(moments, **options)
+    artifact.save_variables(directory / 'variables.msgpack', params._asdict())
+
+  def load(self, directory) -> method.Maps:
+    """See `Method`."""
+    held = artifact.load_variables(directory / 'variables.msgpack')
+    params = Affine(**held)
+
+    def mapped(x):
+      return apply(params, x).astype(np.float32)
+
+    if self.acts_on == 'gallery':
+      return method.Maps(lambda old, side=None: (mapped(old), None))
+    return method.Maps(
+      lambda old, side=None: (np.asarray(old, np.float32), None), mapped
+    )
+
+
+IDENTITY = ClosedForm(
+  source='the old embedding as it is', module=__name__, solve=identity
+)
+PROCRUSTES = ClosedForm(
+  source='Schoenemann, 1966', module=__name__, solve=procrustes
+)
+RIDGE = ClosedForm(
+  source='Hoerl and Kennard, 1970', module=__name__, solve=ridge
+)

@@ -1,6 +1,6 @@
 """The exact sweep's counting step in JAX, for any device.
 
-The idea is that of the compiled kernel in `curve.kernel`: the scores of a
+The idea is that of the compiled kernel in `curve.numba_kernel`: the scores of a
 query's relevant items are thresholds, every gallery item is ranked among them
 in both states, and a policy only decides at which cut-off an item's rank
 changes. One function counts for one query; it is mapped over policies and
@@ -95,7 +95,7 @@ def by_product(aligned, new, thresholds, cutoffs):
 
 
 def count_query(
-  products, positives, count, twins, scale, shift, buckets, *, plan
+  products, positives, count, twins, scale, shift, buckets, *, layout
 ):
   """Counts for one query.
 
@@ -107,7 +107,7 @@ def count_query(
     scale: float32 [2 * gallery].
     shift: float32 [2 * gallery].
     buckets: First cut-off at which an item is new, int32 [policy, gallery].
-    plan: A `devices.Plan`.
+    layout: A `jax_sweep.Layout`.
 
   Returns:
     Average precision, float32, and the number of irrelevant items at least as
@@ -125,12 +125,12 @@ def count_query(
   # Equal scores are one threshold: what counts for the first counts for all.
   first = jnp.searchsorted(thresholds, thresholds)
   positive, is_new = order % positives.size, order >= positives.size
-  base, change = plan.counter(aligned, new, thresholds, plan.chunk)
+  base, change = layout.counter(aligned, new, thresholds, layout.chunk)
 
   def policy(bucket):
     counts = base[:, None] + _sum_from(change(bucket), 1)
     turn = bucket[positives[positive]]
-    active = (jnp.arange(plan.chunk)[None] < turn[:, None]) ^ is_new[:, None]
+    active = (jnp.arange(layout.chunk)[None] < turn[:, None]) ^ is_new[:, None]
     active &= real[positive][:, None]
     relevant = _sum_from(active.astype(jnp.int32), 0, reverse=True)[first]
     precision = relevant / jnp.maximum(counts, 1)
@@ -141,7 +141,7 @@ def count_query(
   def chunk(start):
     # Whatever was backfilled before is new from the first column on.
     turns = jnp.maximum(buckets - start, 0)
-    return jax.lax.map(policy, turns, batch_size=plan.wide and len(turns))
+    return jax.lax.map(policy, turns, batch_size=layout.wide and len(turns))
 
-  starts = jnp.arange(0, plan.cutoffs, plan.chunk)
+  starts = jnp.arange(0, layout.cutoffs, layout.chunk)
   return jax.lax.map(chunk, starts)

@@ -1,6 +1,11 @@
 """Optimisers and schedules: Optax chains from the numbers of a config."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import optax
+
+from fastfill_jax import choices, parallel
 
 
 def make_schedule(
@@ -50,11 +55,46 @@ def make_optimizer(
     'sgd': lambda: optax.trace(momentum),
     'adam': optax.scale_by_adam,
   }
-  if name not in inner:
-    raise ValueError(f'Unknown optimiser {name!r}; choose of {sorted(inner)}.')
+  choices.check('optimiser', name, inner)
   schedule = make_schedule(learning_rate, num_steps, warmup_steps)
   return optax.chain(
     optax.add_decayed_weights(weight_decay),
     inner[name](),
     optax.scale_by_learning_rate(schedule),
+  )
+
+
+def num_steps(recipe: Mapping[str, Any], num_examples: int) -> int:
+  """The length of training, in whole batches of each epoch.
+
+  Args:
+    recipe: With batch_size and num_epochs.
+    num_examples: Of one epoch.
+
+  Raises:
+    ValueError: If a batch is larger than an epoch, or does not divide over
+      the devices.
+  """
+  batch_size = recipe['batch_size']
+  parallel.check_batch_size(batch_size)
+  if num_examples < batch_size:
+    raise ValueError(
+      f'batch_size={batch_size} is larger than the {num_examples} training '
+      'examples.'
+    )
+  return num_examples // batch_size * recipe['num_epochs']
+
+
+def from_recipe(
+  recipe: Mapping[str, Any], steps: int
+) -> optax.GradientTransformation:
+  """The optimiser of a recipe: its schedule has so many steps in all.
+
+  Raises:
+    ValueError: As `make_optimizer`.
+  """
+  return make_optimizer(
+    num_steps=steps,
+    warmup_steps=steps * recipe['warmup_epochs'] // recipe['num_epochs'],
+    **recipe['optimizer'],
   )

@@ -1,6 +1,5 @@
 """The training loop: resume, log, save, stop when asked; no model in it."""
 
-import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -12,7 +11,9 @@ import numpy as np
 import optax
 from absl import logging
 
-from fastfill_jax import checkpoint, parallel, progress
+from fastfill_jax import parallel, running
+from fastfill_jax.storage import checkpoint
+from fastfill_jax.training import progress
 
 Batch = dict[str, np.ndarray]
 Metrics = dict[str, jax.Array]
@@ -26,28 +27,6 @@ class State:
   params: Any
   batch_stats: Any
   opt_state: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How a loop logs and saves; none of it changes the result.
-
-  Attributes:
-    log_every: Steps between two lines of metrics, each the mean since the last.
-    checkpoint_every: Steps between two checkpoints.
-    profile: A folder for an XLA trace of five steps, in `profile/name`; or ''.
-  """
-
-  log_every: int = 50
-  checkpoint_every: int = 500
-  profile: str = ''
-
-  def __post_init__(self):
-    if self.log_every < 1 or self.checkpoint_every < 1:
-      raise ValueError(
-        'log_every and checkpoint_every are at least 1 step, got '
-        f'{self.log_every} and {self.checkpoint_every}.'
-      )
 
 
 def update(
@@ -85,9 +64,7 @@ def fit(
   *,
   num_steps: int,
   directory: pathlib.Path,
-  name: str,
-  settings: Settings,
-  preemption: parallel.Preemption,
+  how: running.How,
   evaluate: Callable[[State], dict[str, float]] | None = None,
   evaluate_every: int = 0,
 ) -> State:
@@ -99,10 +76,9 @@ def fit(
     batches: Maps a step to the batches from there on; a pure function, so
       that a resumed run sees what an uninterrupted one would.
     num_steps: The length of training.
-    directory: Of checkpoints/ and logs/.
-    name: In logs and in the progress bar.
-    settings: Of logging and saving.
-    preemption: Asked before every step.
+    directory: Of checkpoints/ and logs/; the folder it is in has the
+      training's name in logs and in the progress bar.
+    how: Of logging, saving and stopping.
     evaluate: Validation metrics of a state; its 'accuracy' picks the best
       checkpoint.
     evaluate_every: Steps between two validations, and after the last one.
@@ -114,6 +90,7 @@ def fit(
     FloatingPointError: At a loss that is not finite, naming the step.
     parallel.Preempted: After SIGTERM, when the state is saved.
   """
+  name = directory.parent.name
   saver = checkpoint.Checkpointer(
     directory / 'checkpoints', 'accuracy' if evaluate else None
   )
@@ -122,7 +99,7 @@ def fit(
   if start:
     logging.info('%s: resumes after step %d of %d.', name, start, num_steps)
   main = parallel.is_main()
-  profile = _Profile(settings.profile and f'{settings.profile}/{name}')
+  profile = _Profile(how.profile and f'{how.profile}/{name}')
   with progress.Logger(
     directory / 'logs', name, start_step=start, enabled=main
   ) as logger:
@@ -134,7 +111,7 @@ def fit(
       for step, batch in progress.bar(
         numbered, name, total=num_steps, done=start, enabled=main
       ):
-        if preemption.requested(step):
+        if how.preemption.requested(step):
           window.flush(step)
           saver.save(step, state)
           raise parallel.Preempted(f'{name} is saved after step {step}.')
@@ -144,7 +121,7 @@ def fit(
         window.add(step + 1, metrics)
         done = step + 1
         last = done == num_steps
-        if step % settings.log_every == 0:
+        if step % how.log_every == 0:
           # Of the steps before the one now running: the device never waits.
           window.flush(step)
         if evaluate and (last or done % (evaluate_every or num_steps) == 0):
@@ -152,7 +129,7 @@ def fit(
           scores = evaluate(state)
           logger.write(done, scores)
           saver.save(done, state, scores)
-        elif last or done % settings.checkpoint_every == 0:
+        elif last or done % how.checkpoint_every == 0:
           window.flush(done)
           saver.save(done, state)
     finally:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastfill_jax import parallel
-from fastfill_jax.curve import counting, inputs
+from fastfill_jax.curve import inputs, jax_counting
 
 # Queries of one device at a time; more would not be faster.
 _BLOCK = 256
@@ -19,11 +19,11 @@ _AHEAD = 2  # Blocks in flight, so that devices never wait for the host.
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Layout:
   """How a block of queries is counted.
 
   Attributes:
-    counter: `counting.by_scatter` or `counting.by_product`.
+    counter: `jax_counting.by_scatter` or `jax_counting.by_product`.
     width: Positives of a query, padded to a power of two.
     cutoffs: How many there are.
     chunk: Cut-offs counted at a time.
@@ -40,20 +40,20 @@ class Plan:
   wide: bool | None
 
 
-def make_plan(problem, positives: int, most: int, memory: int) -> Plan:
+def make_layout(problem, positives: int, most: int, memory: int) -> Layout:
   """Shares out the memory, in bytes, for at most `most` queries a device."""
   wide = None if parallel.is_cpu() else True
-  counter = counting.by_scatter
+  counter = jax_counting.by_scatter
   # float32 sums are exact up to 2^24.
   if jax.default_backend() == 'tpu' and problem.gallery_size < 2**24:
-    counter = counting.by_product
+    counter = jax_counting.by_product
   width = 1 << int(positives).bit_length()
   # Bytes: a query's products as parts, joined and reordered; what counting it
   # takes per item; and per cut-off (changes, counts, relevant, active,
   # precision).
   products = 24 * problem.gallery_size
   query = 40 * problem.gallery_size
-  if counter is counting.by_product:
+  if counter is jax_counting.by_product:
     query += 12 * width * problem.gallery_size
   column = 48 * width * len(problem.buckets)
   memory //= _AHEAD
@@ -70,12 +70,12 @@ def make_plan(problem, positives: int, most: int, memory: int) -> Plan:
   else:
     block = min((memory - query) // products, _BLOCK_CPU)
   block = int(min(max(1, block), most))
-  return Plan(counter, width, problem.num_cutoffs, int(chunk), block, wide)
+  return Layout(counter, width, problem.num_cutoffs, int(chunk), block, wide)
 
 
 @functools.lru_cache(maxsize=32)
-def _counter(plan: Plan) -> Callable:
-  """Returns the function for one block, the same for the same plan."""
+def _counter(layout: Layout) -> Callable:
+  """Returns the function for one block, the same for the same layout."""
 
   def block(products, queries, constants):
     *sources, scale, shift, buckets = constants
@@ -83,11 +83,11 @@ def _counter(plan: Plan) -> Callable:
     if sources:
       products = products[:, sources[0]]
     return jax.lax.map(
-      lambda query: counting.count_query(
-        *query, scale, shift, buckets, plan=plan
+      lambda query: jax_counting.count_query(
+        *query, scale, shift, buckets, layout=layout
       ),
       (products, *queries),
-      batch_size=plan.wide and plan.block,
+      batch_size=layout.wide and layout.block,
     )
 
   return parallel.pmap(block, in_axes=0, out_axes=0)
@@ -166,18 +166,18 @@ def run(problem, process, processes, memory_limit, add):
   pending = collections.deque()
   start = 0
   while start < len(problem.queries):
-    plan = make_plan(problem, problem.positives[start], most, memory)
-    share = devices * plan.block
+    layout = make_layout(problem, problem.positives[start], most, memory)
+    share = devices * layout.block
     rows = problem.queries[start + process * share :][:share]
     start += processes * share
     # The last blocks are filled up with copies of the last query.
     filler = np.repeat(problem.queries[-1:], share - len(rows))
     padded = np.append(rows, filler)
     query, *lists = (
-      x.reshape(devices, plan.block, *x.shape[1:])
-      for x in _block_inputs(problem, padded, plan.width)
+      x.reshape(devices, layout.block, *x.shape[1:])
+      for x in _block_inputs(problem, padded, layout.width)
     )
-    out = _counter(plan)(multiply(query), lists, constants)
+    out = _counter(layout)(multiply(query), lists, constants)
     pending.append((rows, out))
     if len(pending) == _AHEAD:
       add(*_fetch(problem, *pending.popleft()))

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import threadpoolctl
 
-from fastfill_jax.curve import inputs, kernel
+from fastfill_jax.curve import inputs, numba_kernel
 
 _QUERIES = 64  # Of one thread at a time.
 
@@ -27,28 +27,28 @@ def run(problem, process, processes, memory_limit, add):
   Raises:
     ValueError: If the memory does not hold one query's scores.
   """
-  plan = Plan(problem, memory_limit)
+  space = Workspace(problem, memory_limit)
   queries = problem.queries[process::processes]
   copies = np.flatnonzero(problem.sources != np.arange(problem.sources.size))
-  blocks = range(0, len(queries), plan.block)
+  blocks = range(0, len(queries), space.block)
   buffers = queue.SimpleQueue()
-  for _ in range(plan.workers):
-    buffers.put(np.empty((plan.block, 2 * problem.gallery_size), np.float32))
+  for _ in range(space.workers):
+    buffers.put(np.empty((space.block, 2 * problem.gallery_size), np.float32))
 
   def work(start):
     buffer = buffers.get()
     try:
-      rows = np.sort(queries[start : start + plan.block])
-      scores = _products(problem, rows, plan.rows, buffer[: len(rows)])
+      rows = np.sort(queries[start : start + space.block])
+      scores = _products(problem, rows, space.rows, buffer[: len(rows)])
       shape = len(problem.buckets), problem.num_cutoffs, len(rows)
       out = np.empty(shape), np.empty(shape, np.int32)
-      kernel.block(
+      numba_kernel.block(
         scores,
         (copies, problem.sources, problem.scale, problem.shift),
         (problem.twins, problem.twin_spans[rows]),
         (problem.members, problem.member_spans[rows]),
         problem.buckets,
-        plan.table_size,
+        space.table_size,
         out,
       )
     finally:
@@ -59,13 +59,13 @@ def run(problem, process, processes, memory_limit, add):
   # in the core's own cache, and nobody waits for the slowest.
   with (
     threadpoolctl.threadpool_limits(1, 'blas'),
-    concurrent.futures.ThreadPoolExecutor(plan.workers) as executor,
+    concurrent.futures.ThreadPoolExecutor(space.workers) as executor,
   ):
     for _ in executor.map(work, blocks):
       pass
 
 
-class Plan:
+class Workspace:
   """How the memory is shared out.
 
   Attributes:

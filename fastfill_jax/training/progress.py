@@ -16,7 +16,7 @@ import rich.console
 import rich.progress
 from absl import logging
 
-from fastfill_jax import artifact
+from fastfill_jax.storage import artifact
 
 if TYPE_CHECKING:
   import pandas as pd

@@ -17,13 +17,14 @@ where an array NAME is NAME.npy or a folder NAME of shards 00000.npy, 00001.npy,
 ..., rows first. They are linked to, not copied.
 """
 
-import functools
 import pathlib
+import shutil
 
 import numpy as np
-from ml_collections import ConfigDict
+from absl import logging
 
-from fastfill_jax import artifact, embeddings, parallel
+from fastfill_jax import parallel, running
+from fastfill_jax.storage import arrays, artifact, splits
 
 # {split: (what it must have, what it may have)}
 SPLITS = {
@@ -34,33 +35,53 @@ SPLITS = {
 }
 _NEEDED = {'train', 'gallery'}
 _EMBEDDINGS = ('old', 'new', 'side')
-_BLOCK_ROWS = 65_536
 
 
-def make(config: ConfigDict, workdir: pathlib.Path) -> artifact.Artifact:
-  """Takes the embeddings of `config.embed.source`, for all seeds.
+def make(
+  workdir: artifact.Workdir, how: running.How, source: str
+) -> dict[str, artifact.Artifact]:
+  """Takes the embeddings of a folder, for all seeds.
+
+  Args:
+    workdir: Gets one result that links to them.
+    how: How to go about it.
+    source: The folder.
+
+  Returns:
+    By array, where it lies: all in that result.
 
   Raises:
     ValueError: If an array is missing, unknown, not finite, or does not fit.
   """
-  source = pathlib.Path(config.embed.source).absolute()
+  root = pathlib.Path(source).absolute()
   error, found = None, {}
   try:
-    found = find(source)
+    found = find(root)
   except (ValueError, OSError) as failure:
     error = failure
   parallel.raise_together(error)
-  classifier = source / 'classifier.npy'
-  _check_alignments(config, found, classifier)
-  files = [path for paths in found.values() for path in paths]
-  files += [classifier] if classifier.exists() else []
-  return artifact.make(
-    workdir,
-    'embed/source',
-    {'source': {str(path.relative_to(source)): _stamp(path) for path in files}},
-    functools.partial(_link, found, classifier),
-    allowed='embed' in config.stages,
-  )
+  classifier = root / 'classifier.npy'
+  paths = [path for shards in found.values() for path in shards]
+  paths += [classifier] if classifier.exists() else []
+  _drop_broken(workdir.path)
+
+  def link(directory, how, *, files):
+    del how, files
+    _link(found, classifier, directory)
+
+  files = {str(path.relative_to(root)): _stamp(path) for path in paths}
+  made = workdir.make('embed', 'source', link, how, files=files)
+  return dict.fromkeys(('old', 'new', 'side'), made)
+
+
+def _drop_broken(workdir: pathlib.Path):
+  """Forgets links to a folder that was moved: they are made again."""
+  if parallel.is_main():
+    for path in workdir.glob('embed/source-*'):
+      if any(x.is_symlink() and not x.exists() for x in path.rglob('*.npy')):
+        logging.info('The embeddings behind %s were moved: linked again.', path)
+        shutil.rmtree(path)
+  parallel.barrier('links')
 
 
 def find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
@@ -95,22 +116,6 @@ def find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
   return found
 
 
-def _check_alignments(config, found, classifier):
-  for name, definition in config.alignments.items():
-    if definition.kind == 'network':
-      if definition.disc and not classifier.exists():
-        raise ValueError(
-          f'alignments[{name!r}] has the weight disc={definition.disc}, which '
-          f'needs {classifier}.'
-        )
-      if definition.side and not {
-        (split, 'side') for split, _ in found
-      }.issubset(found):
-        raise ValueError(
-          f'alignments[{name!r}] needs the array side in every split.'
-        )
-
-
 def _stamp(path):
   held = path.stat()
   return [held.st_size, held.st_mtime_ns]
@@ -122,13 +127,15 @@ def _link(found, classifier, directory):
     try:
       for (split, name), paths in found.items():
         for shard, path in enumerate(paths):
-          embeddings.link_shard(directory / _folder(split) / name, shard, path)
+          arrays.link_shard(directory / _folder(split) / name, shard, path)
       _complete(directory)
       if classifier.exists():
         kernel = np.load(classifier)
         artifact.save_variables(
           directory / 'head.msgpack', {'kernel': kernel.astype(np.float32)}
         )
+        head = {'name': 'linear', 'num_classes': kernel.shape[1]}
+        artifact.write_json(directory / 'head.json', head)
       _check(directory, kernel.shape if classifier.exists() else None)
     except (ValueError, OSError) as failure:
       error = failure
@@ -143,22 +150,22 @@ def _complete(directory):
   """Numbers the items of splits that bring no ids."""
   for split in ('gallery', 'query', 'backfill'):
     if (directory / split).exists() and not (directory / split / 'id').exists():
-      size = len(embeddings.ShardedArray(directory / split / 'old'))
-      embeddings.write(directory / split / 'id', np.arange(size))
+      size = len(arrays.ShardedArray(directory / split / 'old'))
+      arrays.write(directory / split / 'id', np.arange(size))
 
 
 def _check(directory, kernel):
   """Raises a ValueError if arrays do not fit each other or are not finite."""
   widths = {}
   for split in SPLITS:
-    arrays = {
-      path.name: embeddings.ShardedArray(path)
+    held = {
+      path.name: arrays.ShardedArray(path)
       for path in sorted((directory / _folder(split)).glob('*'))
     }
-    sizes = {name: len(array) for name, array in arrays.items()}
+    sizes = {name: len(array) for name, array in held.items()}
     if len(set(sizes.values())) > 1:
       raise ValueError(f'{split} holds arrays of different lengths: {sizes}.')
-    for name, array in arrays.items():
+    for name, array in held.items():
       if name in _EMBEDDINGS:
         if array.ndim != 2 or array.dtype.kind != 'f':
           raise ValueError(
@@ -191,7 +198,7 @@ def _check(directory, kernel):
   path = directory / _folder('train') / 'label'
   if not path.exists():
     raise ValueError('classifier.npy is there and train/label is not.')
-  labels = embeddings.ShardedArray(path)[:]
+  labels = arrays.ShardedArray(path)[:]
   if labels.min() < 0 or labels.max() >= kernel[1]:
     raise ValueError(
       f'train/label holds {labels.min()} to {labels.max()}; classifier.npy '
@@ -200,10 +207,10 @@ def _check(directory, kernel):
 
 
 def _check_finite(name, array):
-  for start in range(0, len(array), _BLOCK_ROWS):
-    rows = array[start : start + _BLOCK_ROWS]
+  for block in splits.row_blocks(0, len(array)):
+    rows = array[block]
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
       raise ValueError(
-        f'{name} is not finite in row {start + int(np.argmin(finite))}.'
+        f'{name} is not finite in row {block.start + int(np.argmin(finite))}.'
       )

@@ -1,0 +1,106 @@
+"""What a method is: a definition that can be fitted, and then maps.
+
+There are two kinds, `closed_forms.ClosedForm` and `network.Network`. A fitted
+one puts a gallery and its queries in one space, whatever it maps:
+
+  h(old)        stored in place of an old embedding, at once
+  query(new)    what is asked with, and stored when an item is backfilled
+
+FastFill maps the gallery alone, and `query` is the identity; Drift-Adapter
+maps the query into the old space, and `h` is.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastfill_jax import choices, running
+from fastfill_jax.storage import arrays
+
+Array = np.ndarray
+# Arrays [example, ...] by name, of every view of the training pairs.
+Views = Sequence[Mapping[str, arrays.ShardedArray]]
+ACTS_ON = ('gallery', 'query')
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps:
+  """A fitted method.
+
+  Attributes:
+    align: (old [row, embedding], side or None) -> (aligned [row, embedding],
+      log_variance [row], [row, embedding] or None), all float32.
+    query: new [row, embedding] -> [row, embedding], or None for itself.
+  """
+
+  align: Callable[[Array, Array | None], tuple[Array, Array | None]]
+  query: Callable[[Array], Array] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method(abc.ABC):
+  """A definition, before it is fitted.
+
+  Attributes:
+    source: Where it is from.
+    module: The file that defines it, for the record of a result's code.
+    acts_on: 'gallery' maps old embeddings to new ones; 'query' new to old.
+  """
+
+  source: str
+  module: str
+  acts_on: str = 'gallery'
+
+  def __post_init__(self):
+    choices.check('acts_on', self.acts_on, ACTS_ON)
+
+  @property
+  def reads(self) -> tuple[str, ...]:
+    """Of 'side', 'label' and 'classifier', what it needs beside the pairs."""
+    return ()
+
+  @abc.abstractmethod
+  def fit(
+    self,
+    directory,
+    how: running.How,
+    views: Views,
+    classifier: 'Classifier | None',
+    recipe: Mapping[str, Any],
+    seed: int,
+  ) -> None:
+    """Fits the map to pairs and writes it.
+
+    Args:
+      directory: Where to; a killed fit resumes from what is there.
+      how: How to go about it.
+      views: Pairs 'old', 'new', and 'side' and 'label' where read.
+      classifier: The new model's.
+      recipe: Of training.
+      seed: Of initialisation and batches.
+    """
+
+  @abc.abstractmethod
+  def load(self, directory) -> Maps:
+    """Reads what `fit` wrote."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+  """The new model's frozen classifier.
+
+  Attributes:
+    head: Its module, with params {'kernel': [embedding, class]}.
+    kernel: W_new.
+  """
+
+  head: Any
+  kernel: Array
+
+  def logits(self, embedding: Array) -> Array:
+    """[row, class] of [row, embedding]."""
+    params = {'params': {'kernel': self.kernel}}
+    return np.asarray(self.head.apply(params, embedding))

@@ -1,0 +1,1 @@
+"""One stage per file: plain functions of their inputs into a folder."""

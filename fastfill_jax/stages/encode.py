@@ -1,0 +1,254 @@
+"""Stage 'encode': an encoder and its head.
+
+FastFill trains the new model freely: plain classification, no compatibility
+loss (arXiv 2303.04766, section 3). An encoder may read another, frozen one,
+its teacher: what older methods do to the new model.
+"""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastfill_jax import models, parallel, running
+from fastfill_jax.data import dataset, transforms
+from fastfill_jax.methods import encoder_terms, terms
+from fastfill_jax.models import heads
+from fastfill_jax.storage import artifact
+from fastfill_jax.training import loop, optim
+
+Recipe = dict[str, Any]
+
+
+def check(name: str, recipe: Recipe):
+  """Raises a ValueError if a recipe is wrong, before any data is read."""
+  models.make_encoder(**recipe['encoder'])
+  heads.make_head(1, **recipe['head'])
+  parallel.check_batch_size(recipe['batch_size'])
+  weights, _ = terms.parse(recipe['terms'], encoder_terms.TERMS)
+  read = {x for term in weights for x in _reads(term)}
+  if bool(recipe['teacher']) != any('teacher' in x for x in read):
+    raise ValueError(
+      f'encoders.{name}: terms {sorted(weights)} and teacher='
+      f'{recipe["teacher"]!r} do not go together.'
+    )
+  if not 0 < recipe['minority_fraction'] <= 1:
+    raise ValueError(
+      f'encoders.{name}.minority_fraction={recipe["minority_fraction"]}: a '
+      'share in (0, 1].'
+    )
+  if recipe['transform']:
+    transforms.make_transform(**recipe['transform'])
+
+
+def check_data(data: dataset.Data, recipe: Recipe, how: running.How):
+  """Raises a ValueError if the data does not do for training by a recipe."""
+  source = dataset.open_split(data, data['train_split'], how, in_memory=False)
+  rows, _ = dataset.split_rows(data, source)
+  rows = dataset.select_rows(data, recipe, source, rows)
+  optim.from_recipe(recipe, optim.num_steps(recipe, len(rows)))
+
+
+def encode(
+  directory: pathlib.Path,
+  how: running.How,
+  *,
+  recipe: Recipe,
+  data: dataset.Data,
+  seed: int,
+  others: dict[str, artifact.Artifact],
+):
+  """Trains an encoder and writes its variables.
+
+  Args:
+    directory: Gets variables.msgpack and recipe.json.
+    how: How to go about it.
+    recipe: One of `config.encoders`.
+    data: `dataset.of_training`.
+    seed: Of initialisation, order and augmentation.
+    others: Encoders by name: `recipe['teacher']`, `recipe['start']`.
+  """
+  source = dataset.open_split(data, data['train_split'], how)
+  rows, validation = dataset.split_rows(data, source)
+  rows = dataset.select_rows(data, recipe, source, rows)
+  encoder = models.make_encoder(axis_name=parallel.AXIS, **recipe['encoder'])
+  head = heads.make_head(source.num_classes, **recipe['head'])
+  steps = optim.num_steps(recipe, len(rows))
+  optimizer = optim.from_recipe(recipe, steps)
+  normalise = dataset.normaliser(data)
+  transform = transforms.make_transform(
+    **(recipe['transform'] or data['train_transform'])
+  )
+  images = dataset.example(data, source, transform)
+  state = initialise(encoder, head, optimizer, normalise(_flat(images)), seed)
+  if recipe['start']:
+    held = load(others[recipe['start']])[1]
+    state = state.replace(
+      params=state.params | {'encoder': held['params']['encoder']},
+      batch_stats=held['batch_stats'],
+    )
+  teacher, constants = None, {}
+  if recipe['teacher']:
+    teacher, constants = _teach(others[recipe['teacher']], data, source)
+  step = make_step(encoder, head, optimizer, normalise, recipe, teacher)
+  mapped = parallel.pmap(
+    step, in_axes=(None, 0, None), out_axes=None, donate=(0,)
+  )
+  evaluate = None
+  if len(validation) and 'classify' in recipe['terms']:
+    # Classes that were not trained on cannot be right.
+    seen = np.unique(source.labels[rows])
+    validation = validation[np.isin(source.labels[validation], seen)]
+    evaluate = _make_evaluate(
+      how, recipe, data, source, validation, encoder, head
+    )
+  state = loop.fit(
+    state,
+    lambda _, state, batch: mapped(state, batch, constants),
+    functools.partial(
+      dataset.train_batches,
+      *(source, rows, transform, recipe['batch_size'], seed, how),
+    ),
+    num_steps=steps,
+    directory=directory,
+    how=how,
+    evaluate=evaluate,
+  )
+  if parallel.is_main():
+    written = recipe | {'num_classes': source.num_classes}
+    artifact.write_json(directory / 'recipe.json', written)
+  artifact.save_variables(
+    directory / 'variables.msgpack',
+    {'params': state.params, 'batch_stats': state.batch_stats},
+  )
+
+
+def load(encoder: artifact.Artifact) -> tuple[Recipe, dict[str, Any]]:
+  """An encoder's recipe, its number of classes in it, and its variables."""
+  recipe = artifact.read_json(encoder.directory / 'recipe.json')
+  return recipe, artifact.load_variables(
+    encoder.directory / 'variables.msgpack'
+  )
+
+
+def make_step(encoder, head, optimizer, normalise, recipe, teacher=None):
+  """One step on the recipe's terms.
+
+  Returns:
+    step(state, batch, constants) -> (state, metrics), to be pmapped; batch
+    holds 'image' uint8 [batch, (view,) height, width, channel] and 'label' int
+    [batch]; constants are what `_teach` gives.
+  """
+  weights, options = terms.parse(recipe['terms'], encoder_terms.TERMS)
+
+  def loss_fn(params, batch_stats, batch, constants):
+    # All views in one pass, so that BatchNorm sees them together.
+    images = normalise(_flat(batch['image']))
+    embedding, updates = encoder.apply(
+      {'params': params['encoder'], 'batch_stats': batch_stats},
+      images,
+      train=True,
+      mutable=['batch_stats'],
+    )
+    label = None if batch['image'].ndim == 5 else batch['label']
+    available = constants | {
+      'embedding': embedding,
+      'logits': head.apply({'params': params['head']}, embedding, label),
+      'label': batch['label'],
+      'label_smoothing': recipe['label_smoothing'],
+    }
+    if teacher is not None:
+      available['teacher_embedding'] = jax.lax.stop_gradient(
+        teacher(constants['teacher'], images)
+      )
+    loss, metrics = jnp.float32(0), {}
+    for name, chosen in options.items():
+      arguments = {read: available[read] for read in _reads(name)}
+      value = encoder_terms.TERMS[name](**arguments, **chosen)
+      metrics[name] = jnp.mean(value)
+      loss += weights[name] * metrics[name]
+    if 'classify' in weights:
+      right = jnp.argmax(available['logits'], axis=1) == batch['label']
+      metrics['train_accuracy'] = jnp.mean(right)
+    return loss, (metrics | {'loss': loss}, updates.get('batch_stats', {}))
+
+  return functools.partial(loop.update, optimizer, loss_fn)
+
+
+def initialise(encoder, head, optimizer, images, seed) -> loop.State:
+  """The state before the first step; images set the input's shape."""
+
+  @jax.jit  # One program instead of one for every layer.
+  def init(key):
+    keys = jax.random.split(key)
+    # train=False: outside of pmap BatchNorm has no axis to average over.
+    embedding, variables = encoder.init_with_output(
+      keys[0], images, train=False
+    )
+    params = {
+      'encoder': variables['params'],
+      'head': head.init(keys[1], embedding)['params'],
+    }
+    batch_stats = variables.get('batch_stats', {})
+    return loop.State(jnp.int32(0), params, batch_stats, optimizer.init(params))
+
+  return init(jax.random.key(seed))
+
+
+def _reads(name: str) -> tuple[str, ...]:
+  return terms.reads(encoder_terms.TERMS[name])
+
+
+def _flat(images):
+  """[batch, (view,) ...] -> [view * batch, ...], the first views first."""
+  if images.ndim == 4:
+    return images
+  return jnp.concatenate([images[:, i] for i in range(images.shape[1])])
+
+
+def _teach(teacher: artifact.Artifact, data, source):
+  """The frozen encoder as a function, and the constants terms read of it."""
+  recipe, variables = load(teacher)
+  network = models.make_encoder(**recipe['encoder'])
+  rows, _ = dataset.split_rows(data, source)
+  seen = source.labels[dataset.select_rows(data, recipe, source, rows)]
+  constants = {
+    'teacher': {
+      'params': variables['params']['encoder'],
+      'batch_stats': variables['batch_stats'],
+    },
+    'teacher_weights': variables['params']['head']['kernel'],
+    'teacher_classes': np.isin(np.arange(source.num_classes), seen),
+  }
+  return functools.partial(network.apply, train=False), constants
+
+
+def _make_evaluate(how, recipe, data, source, rows, encoder, head):
+  """Accuracy on the given rows, as a function of the state."""
+  normalise = dataset.normaliser(data)
+
+  def correct(params, batch_stats, batch):
+    embedding = encoder.apply(
+      {'params': params['encoder'], 'batch_stats': batch_stats},
+      normalise(batch['image']),
+      train=False,
+    )
+    logits = head.apply({'params': params['head']}, embedding)
+    right = jnp.argmax(logits, axis=1) == batch['label']
+    return jnp.sum(right & batch['where'])
+
+  correct = parallel.pmap(correct, in_axes=(None, None, 0), out_axes=0)
+
+  def evaluate(state):
+    right = 0
+    for batch in dataset.eval_batches(
+      data, source, rows, recipe['batch_size'], how
+    ):
+      batch = parallel.shard(batch)
+      right += np.sum(correct(state.params, state.batch_stats, batch))
+    return {'accuracy': parallel.gather(right).sum() / len(rows)}
+
+  return evaluate

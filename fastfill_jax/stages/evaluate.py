@@ -1,0 +1,294 @@
+"""Stage 'evaluate': align the gallery, order it, and sweep the backfilling.
+
+FastFill, arXiv 2303.04766, sections 3 and 5. Embeddings come from the stage
+'embed', the map from 'align'; the curves go to the report.
+"""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from fastfill_jax import (
+  choices,
+  curve,
+  methods,
+  parallel,
+  policies,
+  report,
+  running,
+)
+from fastfill_jax.methods import method
+from fastfill_jax.stages import align, embed, gallery
+from fastfill_jax.storage import arrays, artifact, splits
+
+References = dict[str, dict[str, np.ndarray]]
+
+
+def check(names: tuple[str, ...], steps: int, distance: str):
+  """Raises a ValueError if a policy or a number is unknown."""
+  for name in names:
+    choices.check('policy', name, policies.POLICIES)
+  choices.check('distance', distance, curve.DISTANCES)
+  if not names or steps < 0:
+    raise ValueError('evaluate takes at least one policy and steps >= 0.')
+
+
+def sweep_references(
+  directory: pathlib.Path,
+  how: running.How,
+  *,
+  embedded: dict[str, artifact.Artifact],
+  old: str,
+  new: str,
+  distance: str,
+):
+  """Scores without backfilling, the same for every method: swept once.
+
+  Args:
+    directory: Gets references.npz: for 'old/old', 'new/new' and, where widths
+      allow, 'new/old', each metric of every query.
+    how: How to go about it.
+    embedded: Results that hold the arrays.
+    old: The array of old embeddings: an encoder's name.
+    new: The array of new ones.
+    distance: Of the search.
+  """
+  query, items = splits.evaluated(embedded)
+  names = {'old': old, 'new': new}
+  pairs = [('old', 'old'), ('new', 'new')]
+  if query[old].shape[1] == query[new].shape[1]:
+    pairs.append(('new', 'old'))
+  scores = {}
+  for of_query, of_gallery in pairs:
+    rows = items[names[of_gallery]]
+    swept = _sweep(
+      how,
+      distance,
+      query,
+      items,
+      query[names[of_query]],
+      rows,
+      rows,
+      np.arange(len(items))[None],
+      np.zeros(1, int),
+    )
+    for metric, values in swept['per_query'].items():
+      scores[f'{of_query}/{of_gallery}/{metric}'] = values[0, 0]
+  if parallel.is_main():
+    np.savez_compressed(directory / 'references.npz', **scores)
+
+
+def load_references(references: artifact.Artifact) -> References:
+  """{'old/old', 'new/new', ...: {metric: float32 [query]}}.
+
+  NaN for queries without a relevant item.
+  """
+  loaded = {}
+  with np.load(references.directory / 'references.npz') as held:
+    for key, values in held.items():
+      pair, metric = key.rsplit('/', maxsplit=1)
+      loaded.setdefault(pair, {})[metric] = values
+  return loaded
+
+
+def evaluate(
+  directory: pathlib.Path,
+  how: running.How,
+  *,
+  name: str,
+  definition: dict[str, Any],
+  fitted: artifact.Artifact,
+  references: artifact.Artifact,
+  embedded: dict[str, artifact.Artifact],
+  old: str,
+  new: str,
+  fuse: float,
+  names: list[str],
+  steps: int,
+  distance: str,
+  seed: int,
+):
+  """Writes the curves of one row, and the orders they are of.
+
+  Args:
+    directory: Gets the result, orders.npz, aligned/ and perhaps log_variance/,
+      backfilled/ and query/.
+    how: How to go about it.
+    name: The row's.
+    definition: Of its method.
+    fitted: The method, fitted.
+    references: Of `sweep_references`.
+    embedded: Results that hold the arrays; `embedded[new]` the classifier.
+    old: The array of old embeddings: an encoder's name.
+    new: The array of new ones.
+    fuse: The share of the aligned embedding that a backfilled item keeps.
+    names: Of the policies.
+    steps: Cut-offs between nothing and everything.
+    distance: Of the search.
+    seed: Of the random order.
+  """
+  query, items = splits.evaluated(embedded)
+  maps = align.load(definition, fitted)
+  side = items.get('side')
+  aligned, log_variance = gallery.write_aligned(
+    maps, items[old], side, directory
+  )
+  backfilled = gallery.write_new(
+    maps, items[new], aligned, fuse, directory / 'backfilled'
+  )
+  asked = gallery.write_new(maps, query[new], None, 0, directory / 'query')
+  available = readable(embedded, new, aligned, log_variance, seed)
+  available |= {'labels': items.column('label'), 'new': backfilled}
+  orders, left_out = policies.make_orders(names, available)
+  cutoffs = curve.cutoffs(len(items), steps)
+  swept = _sweep(
+    how,
+    distance,
+    query,
+    items,
+    asked,
+    aligned,
+    backfilled,
+    np.stack(list(orders.values())),
+    cutoffs,
+  )
+  if not parallel.is_main():
+    return
+  uncertainty = None
+  if log_variance is not None:
+    uncertainty = gallery.mean_log_variance(log_variance)
+  scores = load_references(references)
+  report.Result(
+    seed=seed,
+    alignment=name,
+    update=(old, new),
+    fractions=cutoffs / len(items),
+    policies=tuple(orders),
+    reads={
+      policy: policies.reads(policies.POLICIES[policy]) for policy in orders
+    },
+    needs=methods.make(**definition).reads,
+    left_out=left_out,
+    curves={metric: swept[metric] for metric in curve.METRICS},
+    standard_error=swept['standard_error'],
+    area_standard_error=swept['area_standard_error'],
+    references=_scores(scores, slice(None)),
+    negative_flips=_negative_flips(scores['old/old'], swept),
+    uncertainty=uncertainty,
+    error=gallery.squared_error(aligned, backfilled),
+    **_groups(query.column('minority'), swept, scores),
+  ).save(directory)
+  # What an engineer backfills by: ids in each policy's order.
+  ids = items.column('id')
+  np.savez_compressed(
+    directory / 'orders.npz',
+    **{policy: ids[order] for policy, order in orders.items()},
+  )
+
+
+def readable(
+  embedded: dict[str, artifact.Artifact],
+  new: str,
+  aligned: arrays.ShardedArray,
+  log_variance: arrays.ShardedArray | None,
+  seed: int,
+) -> dict[str, Any]:
+  """What policies may read before any backfilling; None where not there."""
+  classifier = embed.load_classifier(embedded[new])
+  train = splits.Pairs(embedded)
+  view = train.arrays([x for x in (new, 'label') if x in train])[0]
+  return {
+    'key': jax.random.key(seed),
+    'aligned': aligned,
+    'log_variance': log_variance,
+    'logits': None if classifier is None else _Logits(classifier, aligned),
+    'class_weights': None if classifier is None else classifier.kernel,
+    'train_new': view[new],
+    'train_labels': view.get('label'),
+  }
+
+
+class _Logits:
+  """The new classifier on aligned, [gallery, class], computed as it is read."""
+
+  def __init__(self, classifier: method.Classifier, aligned):
+    self.shape = len(aligned), classifier.kernel.shape[1]
+    self._classifier = classifier
+    self._aligned = aligned
+
+  def of(self, aligned) -> '_Logits':
+    """The same classifier on other embeddings."""
+    return _Logits(self._classifier, aligned)
+
+  def __len__(self):
+    return len(self._aligned)
+
+  def __getitem__(self, rows):
+    return self._classifier.logits(self._aligned[rows].astype(np.float32))
+
+
+def _sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):
+  """`curve.sweep` in all processes, with every query's results."""
+  result = curve.sweep(
+    asked,
+    aligned,
+    new,
+    query.column('label'),
+    items.column('label'),
+    orders,
+    cutoffs,
+    distance=distance,
+    query_ids=query.column('id'),
+    gallery_ids=items.column('id'),
+    backend=how.sweep_backend,
+    per_query=True,
+    memory_limit=how.memory_limit,
+    all_processes=True,
+  )
+  # Each process has its own queries' results and NaN for the others.
+  result['per_query'] = {
+    name: functools.reduce(np.fmax, parallel.gather(values))
+    for name, values in result['per_query'].items()
+  }
+  return result
+
+
+def _scores(references, queries):
+  """{pair: {metric: mean over some queries}}."""
+  return {
+    pair: {
+      metric: float(np.nanmean(values[queries]))
+      for metric, values in of_query.items()
+    }
+    for pair, of_query in references.items()
+  }
+
+
+def _negative_flips(old, swept):
+  """Share of queries right under old/old and wrong now, [policy, cutoff]."""
+  before = old['cmc@1']
+  now = swept['per_query']['cmc@1']
+  counted = np.isfinite(before)
+  return np.mean((before == 1)[counted] & (now == 0)[..., counted], axis=-1)
+
+
+def _groups(minority, swept, references):
+  """Curves and references of the minority and of the others."""
+  if minority is None:
+    return {}
+  groups = {'minority': minority, 'majority': ~minority}
+  return {
+    'groups': {
+      group: {
+        metric: np.nanmean(values[..., queries], axis=-1)
+        for metric, values in swept['per_query'].items()
+      }
+      for group, queries in groups.items()
+    },
+    'group_references': {
+      group: _scores(references, queries) for group, queries in groups.items()
+    },
+  }

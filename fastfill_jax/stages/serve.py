@@ -1,0 +1,92 @@
+"""Stage 'serve': what a live ScaNN index returns while it is backfilled.
+
+The exact curves rank the whole gallery; an index that serves returns k items,
+approximately. Here it is built once on the aligned gallery and upserted in a
+policy's order, with its recall beside every figure.
+"""
+
+import pathlib
+
+import numpy as np
+import pandas as pd
+
+from fastfill_jax import curve, index, parallel, running
+from fastfill_jax.stages import gallery
+from fastfill_jax.storage import arrays, artifact, splits
+
+
+def check(policies: tuple[str, ...], kind: str, k: int, distance: str):
+  """Raises a ValueError if the index is unknown or k is out of range."""
+  if policies and k < 5:
+    raise ValueError(f'serve.k={k}; at least 5, for cmc@5.')
+  index.make_index(kind, distance)
+
+
+def serve(
+  directory: pathlib.Path,
+  how: running.How,
+  *,
+  evaluated: artifact.Artifact,
+  embedded: dict[str, artifact.Artifact],
+  new: str,
+  policies: list[str],
+  kind: str,
+  k: int,
+  steps: int,
+  distance: str,
+  seed: int,
+):
+  """Writes served.csv: policy, fraction, mAP@k, cmc@1, cmc@5, recall@k, ....
+
+  Args:
+    directory: Where to.
+    how: How to go about it.
+    evaluated: The row that is served.
+    embedded: Results that hold the arrays.
+    new: The array of new embeddings: an encoder's name.
+    policies: By whose orders; those that the row does not have are left out.
+    kind: The index, see `index.make_index`.
+    k: Neighbours it returns.
+    steps: Cut-offs between nothing and everything.
+    distance: Of the search.
+    seed: Written beside the numbers.
+  """
+  del how
+  if not parallel.is_main():
+    return
+  query, items = splits.evaluated(embedded)
+  backfilled, asked = (
+    arrays.ShardedArray(evaluated.directory / name)
+    if (evaluated.directory / name).exists()
+    else split[new]
+    for name, split in (('backfilled', items), ('query', query))
+  )
+  ids = items.column('id')
+  cutoffs = curve.cutoffs(len(items), steps)
+  by_id = np.argsort(ids)
+  columns = ['seed', 'policy', 'fraction']
+  frames = [pd.DataFrame(columns=columns)]
+  with np.load(evaluated.directory / 'orders.npz') as orders:
+    for policy in policies:
+      if policy not in orders:
+        continue
+      curves = index.served_curve(
+        index.make_index(kind, distance),
+        asked,
+        gallery.open_aligned(evaluated.directory),
+        backfilled,
+        query.column('label'),
+        items.column('label'),
+        by_id[np.searchsorted(ids[by_id], orders[policy])],
+        cutoffs,
+        k=k,
+        query_ids=query.column('id'),
+        gallery_ids=ids,
+      )
+      fixed = (seed, policy, cutoffs / len(items))
+      frames.append(
+        pd.DataFrame(dict(zip(columns, fixed, strict=True)) | curves)
+      )
+  partial = directory / 'served.partial'
+  pd.concat(frames[1:] or frames).to_csv(partial, index=False)
+  partial.replace(directory / 'served.csv')

@@ -1,0 +1,1 @@
+"""Results, arrays and checkpoints on disk."""

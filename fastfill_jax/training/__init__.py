@@ -1,0 +1,1 @@
+"""The training loop, its optimisers, what it logs; no model in it."""

@@ -36,6 +36,6 @@ def test_side_information_is_trained_and_used(tmp_path):
     for name in (config.main_alignment, 'l2+disc+u (FastFill) + side')
   }
   plain, with_side = pipeline_runs.run(config, tmp_path)
-  assert list(tmp_path.glob('embed/*/train/view0/side/00000.npy'))
+  assert list(tmp_path.glob('embed/side/seed0-*/train/view0/side/00000.npy'))
   assert plain.alignment + ' + side' == with_side.alignment
   assert not np.array_equal(plain.error, with_side.error)

@@ -3,6 +3,7 @@ import pytest
 import scipy.linalg
 import sklearn.linear_model
 
+from fastfill_jax import methods
 from fastfill_jax.methods import closed_forms
 
 
@@ -160,3 +161,21 @@ def test_ridge_stands_dead_and_repeated_coordinates():
 def test_bad_input_is_named(call, message):
   with np.errstate(all='ignore'), pytest.raises(ValueError, match=message):
     call(collect(*make_pairs(new_dim=3)))
+
+
+@pytest.mark.parametrize('acts_on', ['gallery', 'query'])
+@pytest.mark.parametrize('name', ['procrustes', 'ridge'])
+def test_a_fitted_method_maps_one_side(name, acts_on, tmp_path):
+  old, new = (x.astype(np.float32) for x in make_pairs(new_dim=3))
+  chosen = methods.make(name, acts_on=acts_on)
+  chosen.fit(tmp_path, None, [{'old': old, 'new': new}], None, {}, 0)
+  maps = chosen.load(tmp_path)
+  solve = getattr(closed_forms, name)
+  if acts_on == 'gallery':
+    expected = closed_forms.apply(solve(collect(old, new, 1)), old)
+    np.testing.assert_allclose(maps.align(old)[0], expected, rtol=1e-4)
+    assert maps.query is None
+    return
+  expected = closed_forms.apply(solve(collect(new, old, 1)), new)
+  np.testing.assert_allclose(maps.query(new), expected, rtol=1e-4)
+  np.testing.assert_array_equal(maps.align(old)[0], old)

@@ -1,6 +1,7 @@
 """A map that is known is learnt, and so is how far it can be trusted."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -11,14 +12,16 @@ from fastfill_jax import curve, methods, policies, running
 from fastfill_jax.methods import network
 from fastfill_jax.training import loop
 
-_DIM = 8
-_EPOCHS = 24
+_DIM = 4
+_SPREAD = 0.2
+_SIZE = 8192
+_EPOCHS = 10
 _RECIPE = {
-  'hidden_dim': 64,
+  'hidden_dim': 128,
   'label_smoothing': 0.1,
   'batch_size': 256,
   'num_epochs': _EPOCHS,
-  'warmup_epochs': 2,
+  'warmup_epochs': 1,
   'freeze_batch_norm': 0.5,
   'optimizer': {'name': 'adam', 'learning_rate': 1e-2},
 }
@@ -34,25 +37,37 @@ _HOW = running.How(_Never(), log_every=1000, checkpoint_every=1000)
 
 @dataclasses.dataclass(frozen=True)
 class _Items:
-  old: np.ndarray
-  clean: np.ndarray  # The known map of old.
-  level: np.ndarray  # Of the noise: it is the first old coordinate's.
+  old: np.ndarray  # What the known map takes, and the level's logarithm.
   new: np.ndarray
-
-  @property
-  def label(self):
-    """The octant of the new embedding."""
-    return (self.new[:, :3] > 0) @ np.array([1, 2, 4])
+  level: np.ndarray  # Of the noise, in which new differs from the known map.
+  label: np.ndarray
+  best: np.ndarray  # What of new can be told from old: no map comes nearer.
 
 
 def _items(size, seed):
-  maps = np.random.default_rng(0).normal(size=(2, _DIM, _DIM)) / _DIM**0.5
+  """New embeddings near a cube's corners; old ones that lost some of it."""
+  rng = np.random.default_rng(0)
+  turns = np.linalg.qr(rng.normal(size=(2, _DIM, _DIM)))[0]
   rng = np.random.default_rng((1, seed))
-  old = rng.normal(size=(size, _DIM))
-  clean = 2 * np.tanh(old @ maps[0]) @ maps[1]
-  level = np.exp(old[:, 0] - 1)
-  new = clean + level[:, None] * rng.normal(size=clean.shape)
-  return _Items(*(x.astype(np.float32) for x in (old, clean, level, new)))
+  corner = rng.choice([-1, 1], size=(size, _DIM))
+  new = corner + _SPREAD * rng.normal(size=corner.shape)
+  told = rng.uniform(-1, 1, (size, 1))
+  level = np.exp(1.5 * told - 0.5)
+  seen = new + level * rng.normal(size=new.shape)
+  # The known map is a turn, a kink and a turn: this is its inverse.
+  kinked = seen @ turns[1].T
+  old = np.where(kinked > 0, kinked / 2, kinked) @ turns[0].T
+  # Given a coordinate of `seen`, new's is about 1 or -1; then it is Gaussian.
+  variance = _SPREAD**2 + level**2
+  share = _SPREAD**2 / variance
+  sides = [(1 - share) * sign + share * seen for sign in (1, -1)]
+  weight = 1 / (1 + np.exp(-2 * seen / variance))
+  held = np.concatenate([old, told], axis=1), new, level[:, 0]
+  return _Items(
+    *(x.astype(np.float32) for x in held),
+    label=(corner > 0) @ 2 ** np.arange(_DIM),
+    best=weight * sides[0] + (1 - weight) * sides[1],
+  )
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +83,7 @@ def trained(tmp_path_factory):
 
     return loop.fit(state, step, batches, **options)
 
-  train, held_out = _items(2048, 0), _items(600, 1)
+  train, held_out = _items(_SIZE, 0), _items(600, 1)
   chosen = methods.make('fastfill', error={'l2': 1.0})
   directory = tmp_path_factory.mktemp('fit')
   with pytest.MonkeyPatch.context() as patch:
@@ -81,27 +96,22 @@ def trained(tmp_path_factory):
   return held_out, aligned, log_variance, seen
 
 
-def test_the_error_comes_near_the_noise(trained):
+def test_the_error_comes_near_what_can_be_told(trained):
   items, aligned, *_ = trained
 
   def error(guess):
-    """Of the map itself, where its value can be told: little noise."""
-    quiet = items.level < np.median(items.level)
-    return np.mean((guess - items.clean)[quiet] ** 2)
+    return np.mean((guess - items.new) ** 2)
 
-  constant = error(items.new.mean(axis=0))
-  assert error(aligned) < 0.15 * min(constant, error(items.old))
-  floor = np.mean(items.level**2)
-  # All items, noise and all: what no map can explain, and a fifth.
-  assert np.mean((aligned - items.new) ** 2) < 1.2 * floor
+  constant, identity = error(items.new.mean(axis=0)), error(items.old[:, :_DIM])
+  assert error(aligned) < 1.5 * error(items.best)
+  assert error(aligned) < 0.5 * min(constant, identity)
 
 
-def test_the_log_variance_finds_the_noisy_and_measures_them(trained):
+def test_the_log_variance_finds_the_noisy_and_measures_the_error(trained):
   items, aligned, log_variance, _ = trained
-  rank = scipy.stats.spearmanr(log_variance, items.level).statistic
-  assert rank > 0.8
   error = np.mean((aligned - items.new) ** 2, axis=1)
-  assert scipy.stats.spearmanr(log_variance, error).statistic > 0.5
+  assert scipy.stats.spearmanr(log_variance, items.level).statistic > 0.5
+  assert scipy.stats.spearmanr(log_variance, error).statistic > 0.6
   # It is the log of the error that is to be expected.
   for quarter in np.array_split(np.argsort(items.level), 4):
     expected = np.log(error[quarter].mean())
@@ -122,28 +132,35 @@ def test_sigma_beats_random_order(trained):
     backend='numba',
   )
   sigma, *random, reverse = curve.area(swept['mAP'])
-  assert sigma > max(random) + 0.01
-  assert min(random) > reverse
+  assert sigma > max(random) + 0.02
+  assert min(random) > reverse + 0.02
 
 
 def test_batch_norm_is_frozen_from_the_share_on(trained):
   seen = trained[-1]
-  assert len(seen) == _EPOCHS * 2048 // 256
+  assert len(seen) == _EPOCHS * _SIZE // 256
   leaves = [np.concatenate([*map(np.ravel, jax.tree.leaves(x))]) for x in seen]
-  moves = [np.any(a != b) for a, b in zip(leaves, leaves[1:], strict=False)]
+  moves = [np.any(a != b) for a, b in itertools.pairwise(leaves)]
   middle = len(seen) // 2
   assert all(moves[: middle - 1])
   assert not any(moves[middle - 1 :])
 
 
-def test_a_killed_fit_ends_alike_and_devices_share_the_work(tmp_path):
-  """Also a fit to the query's side, which turns the pairs round."""
-  items = _items(64, 0)
-  recipe = _RECIPE | {'hidden_dim': 8, 'batch_size': 16, 'num_epochs': 2}
+def test_a_map_of_queries_is_fitted_from_new_to_old(tmp_path, monkeypatch):
+  items, seen = _items(64, 0), []
+  old, new = items.new, items.old
+
+  def fit(state, step_fn, batches, **options):
+    seen.append(next(batches(0)))
+    return state
+
+  monkeypatch.setattr(loop, 'fit', fit)
+  recipe = _RECIPE | {'hidden_dim': 8, 'batch_size': 16}
   chosen = methods.make('fct', acts_on='query')
-  views = [{'old': items.old[:, :5], 'new': items.new}]
-  chosen.fit(tmp_path, _HOW, views, None, recipe | {'warmup_epochs': 1}, 0)
+  chosen.fit(tmp_path, _HOW, [{'old': old, 'new': new}], None, recipe, 0)
+  (batch,) = seen
+  assert (batch['old'].shape[1], batch['new'].shape[1]) == (5, 4)
   maps = chosen.load(tmp_path)
-  np.testing.assert_array_equal(maps.align(items.old)[0], items.old)
-  assert maps.align(items.old)[1] is None
-  assert maps.query(items.new).shape == (64, 5)
+  np.testing.assert_array_equal(maps.align(old)[0], old)
+  assert maps.align(old)[1] is None
+  assert maps.query(new).shape == old.shape

@@ -18,7 +18,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _ALIGNMENT = 'align/l2+disc+u_FastFill'
 _DIGITS = (
   '--config=tests/short_config.py',
-  '--config.stages=old,new,embed,align,evaluate',
+  '--config.stages=encode,embed,align,evaluate',
   '--config.run.checkpoint_every=2',
   '--config.evaluate.policies=random,sigma',
 )
@@ -120,7 +120,7 @@ def single(tmp_path_factory):
   """
   workdir = tmp_path_factory.mktemp('single')
   process = _start(workdir, ())
-  saved = 'new/seed0-*/checkpoints/2'
+  saved = 'encode/new/seed0-*/checkpoints/2'
   _wait_for(lambda: list(workdir.glob(saved)), process)
   process.send_signal(signal.SIGTERM)
   stopped = _finish(process, code=75)[0]

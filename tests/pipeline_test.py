@@ -6,8 +6,10 @@ import resource
 import numpy as np
 import pipeline_runs
 import pytest
+from ml_collections import ConfigDict
 
 from fastfill_jax import pipeline
+from fastfill_jax.methods import encoder_terms
 
 
 @pytest.fixture(scope='module')
@@ -59,53 +61,61 @@ def test_a_finished_run_is_not_done_again(finished, log):
   _assert_same(
     pipeline_runs.run(pipeline_runs.debug_config(), workdir), results
   )
-  assert 'done before' in log.text
+  assert 'There already: 2 of encode, 3 of embed, 3 of align, ' in log.text
   assert ' steps, ' not in log.text
 
 
 def test_references_are_swept_once(finished):
   workdir, results = finished
-  (references,) = workdir.glob('evaluate/references/seed0-*')
+  (references,) = workdir.glob('evaluate/references/old-new/seed0-*')
   assert (references / 'done').exists()
   first = results[0].references
   assert set(first) == {'old/old', 'new/new'}
   assert all(one.references == first for one in results)
 
 
-def test_a_changed_setting_redoes_what_depends_on_it(finished, log):
-  workdir, _ = finished
-  config = pipeline_runs.debug_config()
-  config.align.num_epochs = 3
-  pipeline_runs.run(config, workdir)
-  lines = [record.getMessage() for record in log.records]
-  done = {line.split(':')[0] for line in lines if 'done before' in line}
-  anew = {line.split(':')[0] for line in lines if 'made anew' in line}
-  assert {'old/seed0', 'new/seed0', 'embed/seed0'} <= done
-  assert 'align/ridge/seed0' in done
-  assert 'align/l2_FCT/seed0' in anew
-  assert any('recipe.num_epochs: 2 -> 3' in line for line in lines)
-
-
-@pytest.mark.parametrize('kill_at', [2, 7, 12])
-def test_a_killed_run_ends_with_the_same_numbers(finished, tmp_path, kill_at):
+def test_a_run_killed_again_and_again_ends_with_the_same_numbers(
+  finished, tmp_path, log
+):
   config = pipeline_runs.debug_config()
   config.run.checkpoint_every = 2
+  config.stages = ('encode', 'embed', 'align', 'evaluate')
   del config.alignments['l2 (FCT)'], config.alignments['ridge']
-  with pytest.raises(KeyboardInterrupt):
-    pipeline_runs.run(config, tmp_path, kill_at)
-  kept = {one.alignment: one for one in finished[1]}
-  results = pipeline_runs.run(config, tmp_path)
-  _assert_same(results, [kept[one.alignment] for one in results])
+  for kill_at in (7, 6):  # Of the new encoder's and the alignment's 6 steps.
+    with pytest.raises(KeyboardInterrupt):
+      pipeline_runs.run(config, tmp_path, kill_at)
+  (result,) = pipeline_runs.run(config, tmp_path)
+  resumed = [x for x in log.messages if 'resumes after' in x]
+  assert [x.split(':')[0] for x in resumed] == ['new', 'l2+disc+u_FastFill']
+  _assert_same(
+    [result], [x for x in finished[1] if x.alignment == result.alignment]
+  )
+
+
+def test_served_are_the_orders_that_the_main_row_has(finished):
+  workdir, _ = finished
+  config = pipeline_runs.debug_config()
+  config.main_alignment = 'l2 (FCT)'
+  config.serve.policies = ('random', 'sigma')
+  config.serve.index = 'exact'
+  config.stages = ('evaluate', 'serve')
+  before = set(workdir.glob('serve/*'))
+  pipeline_runs.run(config, workdir)
+  (made,) = set(workdir.glob('serve/*')) - before
+  rows = (made / 'served.csv').read_text().splitlines()[1:]
+  assert {row.split(',')[1] for row in rows} == {'random'}
 
 
 def test_stages_can_be_picked(tmp_path):
   config = pipeline_runs.debug_config()
   config.stages = ('align',)
-  with pytest.raises(ValueError, match=r"add the stage 'old'"):
+  with pytest.raises(ValueError, match=r"add the stage 'encode'"):
     pipeline_runs.run(config, tmp_path)
-  config.stages = ('old',)
+  config.stages = ('encode',)
   assert pipeline_runs.run(config, tmp_path) == []
-  assert not (tmp_path / 'new').exists()
+  # Side-information too, though no row reads it: all encoders.
+  assert len(list(tmp_path.glob('encode/*/seed0-*/done'))) == 3
+  assert not (tmp_path / 'embed').exists()
 
 
 def test_a_workdir_of_another_config_is_refused(finished):
@@ -129,17 +139,6 @@ def test_a_full_workdir_is_an_error_that_leaves_no_half(tmp_path):
   assert json.loads((tmp_path / 'config.json').read_text())
 
 
-def test_the_codes_digest_is_that_of_its_text(tmp_path):
-  (tmp_path / 'a').mkdir()
-  (tmp_path / 'a' / 'x.py').write_text('1')
-  first = pipeline.code_digest(tmp_path)
-  assert pipeline.code_digest(tmp_path) == first
-  (tmp_path / 'a' / 'x.py').write_text('2')
-  second = pipeline.code_digest(tmp_path)
-  (tmp_path / 'a').rename(tmp_path / 'b')
-  assert len({first, second, pipeline.code_digest(tmp_path)}) == 3
-
-
 def test_a_workdir_that_cannot_be_made(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(OSError, match='Not a directory'):
@@ -157,22 +156,62 @@ def _set(path, value):
   return change
 
 
+def _row(**fields):
+  return _set('alignments.ridge', ConfigDict(fields))
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    (_set('stages', ('train',)), r"there is no \['train'\]"),
+    (_set('stages', ('train',)), "Unknown stage 'train'"),
+    (_set('stages', ()), r'stages=\(\)'),
     (_set('seeds', ()), 'seeds'),
-    (_set('old.encoder.name', 'mpl'), "did you mean 'mlp'"),
-    (_set('old.encoder.widths', (0,)), 'widths'),
-    (_set('new.head.name', 'arc'), "Unknown head 'arc'"),
-    (_set('new.batch_size', 6), 'batch_size=6 does not divide'),
-    (_set('old.minority_fraction', 0.0), 'old.minority_fraction=0.0'),
+    (_set('seeds', ('0', 'x')), r"seeds=\('0', 'x'\)"),
+    (_set('seeds', (0, -1)), r'seeds=\(0, -1\)'),
+    (_set('run.log_every', 0), 'run.log_every=0'),
+    (_set('run.sweep_backend', 'nmba'), "backend 'nmba', did you mean 'numba'"),
+    (_set('encoders.old.encoder.name', 'mpl'), "did you mean 'mlp'"),
+    (_set('encoders.old.encoder.widths', (0,)), 'widths'),
+    (_set('encoders.new.head.name', 'arc'), "Unknown head 'arc'"),
+    (_set('encoders.new.batch_size', 6), 'batch_size=6 does not divide'),
+    (
+      _set('encoders.old.minority_fraction', 0.0),
+      'old.minority_fraction=0.0',
+    ),
+    (
+      _set('encoders.new.terms', ConfigDict({'clasify': 1.0})),
+      "term 'clasify', did you mean 'classify'",
+    ),
+    (
+      _set('encoders.side.terms.simclr', ConfigDict({'temperatur': 0.1})),
+      "'simclr' 'temperatur', did you mean 'temperature'",
+    ),
+    (
+      _set('encoders.new.teacher', 'old'),
+      r"encoders.new: terms \['classify'\] and teacher='old'",
+    ),
+    (_set('encoders.new.start', 'odl'), "reads 'odl', did you mean 'old'"),
+    (_set('encoders.new.start', 'new'), 'read each other: new'),
     (_set('data.validation_fraction', 1.0), 'data.validation_fraction=1.0'),
-    (_set('data.train_transform.name', 'shift'), 'unknown transform'),
-    (_set('embed.dtype', 'int8'), "embed.dtype='int8'"),
+    (_set('data.train_transform.name', 'shift'), "Unknown transform 'shift'"),
+    (_set('embed.dtype', 'int8'), "Unknown embed.dtype 'int8'"),
+    (_set('embed.views', 0), 'embed.views=0'),
     (_set('align.freeze_batch_norm', 2.0), 'freeze_batch_norm=2.0'),
-    (_set('alignments.ridge.kind', 'rigde'), "kind='rigde'"),
-    (_set('evaluate.policies', ('sigam',)), "Did you mean 'sigma'"),
+    (_row(method='rigde'), r"alignments\['ridge'\].*did you mean 'ridge'"),
+    (_row(penalty=1.0), r"alignments\['ridge'\]: Unknown method None"),
+    (_row(method='ridge', penalti=1.0), "did you mean 'penalty'"),
+    (_row(method='fct', error={'l': 1.0}), "Unknown term 'l'"),
+    (_row(method='fct', error={'l2': 0.0}), 'of the loss are all 0'),
+    (_row(method='fct', error={'l2': -1.0}), 'not below 0'),
+    (_row(method='fct', error={'l2': {'wight': 1.0}}), "mean 'weight'"),
+    (_row(method='ridge', fuse=1.5), r'fuse=1.5 is a share'),
+    (_row(method='ridge', old='odl'), "encoder 'odl', did you mean 'old'"),
+    (_row(method='identity'), r"alignments\['ridge'\]: the identity needs"),
+    (_set('main_alignment', 'rigde'), "main_alignment 'rigde'"),
+    (_set('evaluate.policies', ('sigam',)), "did you mean 'sigma'"),
+    (_set('evaluate.steps', -1), 'steps >= 0'),
+    (_set('serve.policies', ('sigam',)), "'sigam', did you mean 'sigma'"),
+    (_set('serve.k', 4), 'serve.k=4'),
   ],
 )
 def test_wrong_values_are_refused_before_any_work(change, message):
@@ -182,18 +221,33 @@ def test_wrong_values_are_refused_before_any_work(change, message):
     pipeline.check(config)
 
 
+def test_a_term_that_reads_a_teacher_needs_one(monkeypatch):
+  def mimic(embedding, teacher_embedding):
+    return (embedding - teacher_embedding) ** 2
+
+  monkeypatch.setitem(encoder_terms.TERMS, 'mimic', mimic)
+  config = pipeline_runs.debug_config()
+  config.encoders.new.terms.mimic = 1.0
+  with pytest.raises(ValueError, match=r"'mimic'\] and teacher='' do not go"):
+    pipeline.check(config)
+  config.encoders.new.teacher = 'old'
+  pipeline.check(config)
+  config.encoders.old.terms.mimic = 1.0
+  config.encoders.old.teacher = 'new'
+  with pytest.raises(ValueError, match='read each other: '):
+    pipeline.check(config)
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    (_set('old.classes', (3, 99)), r'no such classes: \[99\]'),
+    (_set('encoders.old.classes', (3, 99)), r'no such classes: \[99\]'),
     (_set('data.train_split', 'trian'), "no split 'trian'"),
     (_set('data.gallery_split', 'tset'), "no split 'tset'"),
-    (_set('new.classes', (3, 99)), r'no such classes: \[99\]'),
-    (_set('new.optimizer.name', 'sdg'), "Unknown optimiser 'sdg'"),
+    (_set('encoders.new.optimizer.name', 'sdg'), "Unknown optimiser 'sdg'"),
     (_set('align.optimizer.name', 'adma'), "Unknown optimiser 'adma'"),
     (_set('align.batch_size', 4096), '4096 is larger than'),
-    (_set('old.optimizer.name', 'sdg'), "Unknown optimiser 'sdg'"),
-    (_set('old.batch_size', 4096), '4096 is larger than'),
+    (_set('encoders.new.batch_size', 4096), '4096 is larger than'),
     (_set('data.options.train_examples', 0), 'give 1 or more'),
   ],
 )

@@ -208,7 +208,6 @@ def loss(
 ) -> ConfigDict:
   """FastFill with other weights: a subset of its loss."""
   weights = {'l2': float(l2), 'disc': float(disc)}
-  weights = {name: weight for name, weight in weights.items() if weight}
   changed = {} if uncertainty == 'example' else {'uncertainty': uncertainty}
   return row(method, error=weights, **changed)
 

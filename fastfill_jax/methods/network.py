@@ -12,7 +12,7 @@ import numpy as np
 
 from fastfill_jax import losses, parallel
 from fastfill_jax.methods import method, terms
-from fastfill_jax.models import alignment
+from fastfill_jax.models import alignment, heads
 from fastfill_jax.storage import artifact, splits
 from fastfill_jax.training import loop, optim
 
@@ -53,13 +53,10 @@ class Network(method.Method):
   @property
   def reads(self) -> tuple[str, ...]:
     """See `Method`."""
-    read = {x for name in self._parsed()[0] for x in _reads(name)}
-    kinds = {
-      'side': self.side,
-      'label': 'label' in read,
-      'classifier': bool({'logits', 'class_weights'} & read),
-    }
-    return tuple(name for name, needed in kinds.items() if needed)
+    weights, _ = self._parsed()
+    needed = {x for name in weights if weights[name] for x in _needs(name)}
+    needed |= {'side'} if self.side else set()
+    return tuple(sorted(needed))
 
   def _parsed(self):
     return terms.parse({**self.error, **self.terms}, terms.TERMS)
@@ -83,12 +80,21 @@ class Network(method.Method):
     size = len(views[0]['old'])
     network = self._make(widths['new'][0], recipe, parallel.AXIS)
     num_steps = optim.num_steps(recipe, size)
+    if self.acts_on == 'query':
+      classifier = None  # Its embeddings are not those of the gallery.
+    there = {*views[0], *(('classifier',) if classifier else ())}
     weights, options = self._parsed()
+    # Terms of weight 0 stay, if they can: one program serves all weights.
+    weights = {
+      name: weight
+      for name, weight in weights.items()
+      if weight or there.issuperset(_needs(name))
+    }
     init, running, frozen = _make_programs(
       network,
-      classifier.head if 'classifier' in self.reads else None,
-      tuple(self.error),
-      json.dumps(options, sort_keys=True),
+      classifier.head if classifier else None,
+      tuple(name for name in self.error if name in weights),
+      json.dumps({name: options[name] for name in weights}, sort_keys=True),
       json.dumps(recipe, sort_keys=True),
       num_steps,
       tuple(widths.items()),
@@ -97,7 +103,7 @@ class Network(method.Method):
       'weights': weights,
       'key': jax.random.key_data(jax.random.key(seed)),
     }
-    if 'classifier' in self.reads:
+    if classifier:
       constants['class_weights'] = classifier.kernel
     if any('new_square' in _reads(name) for name in weights):
       constants['new_square'] = np.float32(_mean_square(views))
@@ -123,6 +129,44 @@ class Network(method.Method):
       directory / 'variables.msgpack',
       {'params': state.params, 'batch_stats': state.batch_stats},
     )
+
+  def example_step(self, widths, recipe, classes):
+    """An unmapped training step and the shapes of its arguments."""
+    recipe = {**recipe, **self.recipe}
+    network = self._make(widths['new'], recipe, parallel.AXIS)
+    optimizer = optim.from_recipe(recipe, recipe['num_epochs'])
+    weights, options = self._parsed()
+    step = make_step(
+      network,
+      heads.Linear(classes),
+      optimizer,
+      tuple(self.error),
+      options,
+      recipe['label_smoothing'],
+      True,
+    )
+    size = recipe['batch_size']
+    batch = {
+      name: jax.ShapeDtypeStruct((size, width), jnp.float32)
+      for name, width in widths.items()
+      if name != 'side' or self.side
+    }
+    state = jax.eval_shape(
+      _make_init(
+        network,
+        optimizer,
+        tuple((name, x.shape[1:]) for name, x in batch.items()),
+      ),
+      jax.random.key(0),
+    )
+    constants = {
+      'weights': weights,
+      'key': jax.random.key_data(jax.random.key(0)),
+      'class_weights': jnp.zeros((widths['new'], classes)),
+      'new_square': jnp.float32(1),
+    }
+    batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
+    return step, state, batch, constants
 
   def load(self, directory) -> method.Maps:
     """See `Method`."""
@@ -151,6 +195,16 @@ def _reads(name: str) -> tuple[str, ...]:
   return terms.reads(terms.TERMS[name])
 
 
+def _needs(name: str) -> tuple[str, ...]:
+  """What has to be there for a term, in the words of `Method.reads`."""
+  kinds = {
+    'label': 'label',
+    'logits': 'classifier',
+    'class_weights': 'classifier',
+  }
+  return tuple(kinds[read] for read in _reads(name) if read in kinds)
+
+
 def _turned(view, acts_on):
   """The pairs as the network sees them: its input is called old."""
   if acts_on == 'gallery':
@@ -173,7 +227,7 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
 
   Args:
     network: A `Map`.
-    head: The new model's classifier module, or None if no term reads it.
+    head: The new model's classifier module, or None if there is none.
     optimizer: Of the network.
     error: Names of the terms that the uncertainty predicts.
     options: Of every term, by name.
@@ -235,11 +289,7 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
   return step
 
 
-@functools.cache  # All seeds, and all weights of the same terms, run these.
-def _make_programs(network, head, error, options, recipe, num_steps, widths):
-  """-> (init, step with BatchNorm running, and frozen)."""
-  optimizer = optim.from_recipe(json.loads(recipe), num_steps)
-
+def _make_init(network, optimizer, widths):
   @jax.jit
   def init(key):
     example = {name: jnp.zeros((1, *width)) for name, width in widths}
@@ -259,6 +309,14 @@ def _make_programs(network, head, error, options, recipe, num_steps, widths):
       optimizer.init(params),
     )
 
+  return init
+
+
+@functools.cache  # All seeds, and all weights of the same terms, run these.
+def _make_programs(network, head, error, options, recipe, num_steps, widths):
+  """-> (init, step with BatchNorm running, and frozen)."""
+  optimizer = optim.from_recipe(json.loads(recipe), num_steps)
+  init = _make_init(network, optimizer, widths)
   running, frozen = (
     parallel.pmap(
       make_step(

@@ -57,6 +57,9 @@ def get_config() -> ConfigDict:
   c.data.eval_transform = ConfigDict(
     {'name': 'resize_center_crop', 'resize': 256, 'size': 224}
   )
+  # Numbers of classes that nothing is trained on, encoders and alignments
+  # alike; they alone are then the gallery's and the queries'.
+  c.data.held_out = ()
   # Subgroups of the report: a column of the data set and the values in it that
   # make the minority; or a CSV file with a group for every class.
   c.data.group_column = ''

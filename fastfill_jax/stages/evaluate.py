@@ -227,7 +227,10 @@ class _Logits:
     return len(self._aligned)
 
   def __getitem__(self, rows):
-    return self._classifier.logits(self._aligned[rows].astype(np.float32))
+    # A map may add coordinates of its own behind the embedding's.
+    width = len(self._classifier.kernel)
+    rows = self._aligned[rows][:, :width].astype(np.float32)
+    return self._classifier.logits(rows)
 
 
 def _sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):

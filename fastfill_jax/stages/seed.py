@@ -152,7 +152,9 @@ class Seed:
     config = self._config
     if config.embed.source:
       source = config.embed.source
-      self._embedded = external.make(self._workdir, self._how, source)
+      self._embedded = external.make(
+        self._workdir, self._how, source, config.data.held_out
+      )
       pairs = splits.Pairs(self._embedded)
       for row in rows(config):
         method = methods.make(**row.definition)

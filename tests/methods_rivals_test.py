@@ -348,7 +348,7 @@ def test_a_low_rank_query_finds_the_old_space(tmp_path):
     tmp_path, 'low_rank', {'old': old, 'new': new}, options={'rank': 2}
   )
   np.testing.assert_array_equal(maps.align(old)[0], old)
-  np.testing.assert_allclose(maps.query(new), old, atol=0.05)
+  np.testing.assert_allclose(maps.query(new), old, atol=0.15)
 
 
 def test_orthogonal_turns_the_query_and_keeps_its_distances(tmp_path):

@@ -241,6 +241,52 @@ def add_side(c: ConfigDict) -> ConfigDict:
   return c
 
 
+def add_rivals(c: ConfigDict, labels: bool = True) -> ConfigDict:
+  """Puts what others do with pairs beside the floor, FCT and FastFill.
+
+  Args:
+    c: The config.
+    labels: Whether labels and the new classifier are there to be read.
+  """
+  kept = {'procrustes', 'ridge', 'l2 (FCT)', 'l2+u'}
+  kept |= {FASTFILL} if labels else set()
+  for name in set(c.alignments) - kept:
+    del c.alignments[name]
+  c.evaluate.policies = (
+    'random',
+    'sigma',
+    'entropy',
+    'class_mean',
+    'class_mean_cosine',
+  )
+  rows = {
+    'procrustes, query': row('procrustes', acts_on='query'),
+    'low rank, query (Drift-Adapter)': row('low_rank'),
+    'residual, query (Drift-Adapter)': row('residual'),
+    'l2+u+InfoNCE': row('info_nce'),
+  }
+  if labels:
+    aligned_only = {'mixed': {'weight': 1.0, 'mask': 'none'}}
+    rows |= {
+      'l2+u+contrastive': row('mixed', terms=aligned_only),
+      'l2+u+mixed': row('mixed'),
+      'l2+u+metric-compatible': row('metric_compatible'),
+      'orthogonal': row('orthogonal'),
+      'lambda-orthogonal': row('lambda_orthogonality'),
+    }
+  c.alignments.update(rows)
+  return c
+
+
+def compatible(new: ConfigDict, term: str, width: int) -> ConfigDict:
+  """The new encoder, trained by one more term to fit the old one's gallery."""
+  c = new.copy_and_resolve_references()
+  c.encoder.embedding_dim = width
+  c.terms[term] = 1.0
+  c.teacher = 'old'
+  return c
+
+
 def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
   """Turns a config into its debug form: all stages in seconds on a CPU.
 

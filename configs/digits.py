@@ -6,7 +6,9 @@ one a small convolutional network that saw all ten; gallery and queries are the
 
   python -m fastfill_jax.main --config=configs/digits.py
 
-Time and expected numbers: see the README.
+`:rivals` puts later and earlier methods beside it: those of base.add_rivals,
+and BCT and RACT, whose new encoders learn to fit the old one's gallery, and so
+have its 16 dimensions. Time and expected numbers: see the README.
 """
 
 from ml_collections import ConfigDict
@@ -57,7 +59,17 @@ def get_config(form: str = '') -> ConfigDict:
   c.serve.policies = ('random', 'sigma')
   c.serve.k = 20
   c.run.log_every = 10
-  return base.finish(c, form, _shrink)
+  return base.finish(c, form, _shrink, rivals=_rivals)
+
+
+def _rivals(c: ConfigDict) -> ConfigDict:
+  c.name = 'digits_rivals'
+  base.add_rivals(c)
+  c.alignments['low rank, query (Drift-Adapter)'].options = {'rank': 8}
+  for name, term in (('bct', 'influence'), ('ract', 'ract')):
+    c.encoders[name] = base.compatible(c.encoders.new, term, 16)
+    c.alignments[name.upper()] = base.row('identity', new=name)
+  return c
 
 
 def _shrink(c: ConfigDict) -> ConfigDict:

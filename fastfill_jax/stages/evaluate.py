@@ -140,7 +140,9 @@ def evaluate(
     maps, items[new], aligned, fuse, directory / 'backfilled'
   )
   asked = gallery.write_new(maps, query[new], None, 0, directory / 'query')
-  available = readable(embedded, new, aligned, log_variance, seed)
+  available = readable(
+    embedded, new, aligned, log_variance, seed, maps.query is not None
+  )
   available |= {'labels': items.column('label'), 'new': backfilled}
   orders, left_out = policies.make_orders(names, available)
   cutoffs = curve.cutoffs(len(items), steps)
@@ -195,8 +197,19 @@ def readable(
   aligned: arrays.ShardedArray,
   log_variance: arrays.ShardedArray | None,
   seed: int,
+  elsewhere: bool = False,
 ) -> dict[str, Any]:
-  """What policies may read before any backfilling; None where not there."""
+  """What policies may read before any backfilling; None where not there.
+
+  Of a map that puts new embeddings `elsewhere` than in their own space, no new
+  classifier or embedding is compared with aligned ones.
+  """
+  if elsewhere:
+    return {
+      'key': jax.random.key(seed),
+      'aligned': aligned,
+      'log_variance': log_variance,
+    }
   classifier = embed.load_classifier(embedded[new])
   train = splits.Pairs(embedded)
   view = train.arrays([x for x in (new, 'label') if x in train])[0]

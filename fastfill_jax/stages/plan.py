@@ -51,7 +51,9 @@ def plan(
   )
   if not parallel.is_main():
     return
-  available = evaluate.readable(embedded, new, aligned, log_variance, seed)
+  available = evaluate.readable(
+    embedded, new, aligned, log_variance, seed, maps.query is not None
+  )
   ids = items.column('id')
   for policy, order in policies.make_orders(names, available)[0].items():
     np.save(directory / f'{policy}.npy', ids[order])

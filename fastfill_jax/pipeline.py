@@ -16,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import fastfill_jax
-from fastfill_jax import choices, parallel, report, running
+from fastfill_jax import choices, curve, parallel, report, running
 from fastfill_jax.data import dataset, transforms
 from fastfill_jax.stages import embed, encode, evaluate, sequence, serve
 from fastfill_jax.stages import seed as stage_seed
@@ -57,6 +57,7 @@ def check(config: ConfigDict):
   if not seeds or not all(isinstance(x, int) and x >= 0 for x in seeds):
     raise ValueError(f'seeds={config.seeds}: one or more numbers >= 0.')
   _how(config, parallel.Preemption())
+  choices.check('run.sweep_backend', config.run.sweep_backend, curve.BACKENDS)
   table = stage_seed.rows(config)
   if not config.embed.source:
     _check_encoders(config, table)

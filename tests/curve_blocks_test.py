@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastfill_jax import curve, embeddings, parallel
-from fastfill_jax.curve import counting, devices, inputs, threads
+from fastfill_jax import curve, parallel
+from fastfill_jax.curve import inputs, jax_counting, jax_sweep, numba_sweep
+from fastfill_jax.storage import arrays
 
 _BACKENDS = ('numba', 'jax')
 
@@ -17,10 +18,10 @@ def test_blocks_and_chunks_change_nothing():
   problem = inputs.prepare(
     **case, distance='l2', query_ids=None, gallery_ids=None
   )
-  plan = threads.Plan(problem, 9_000)
-  assert plan.workers == plan.block == 1
-  assert plan.rows < 60
-  assert plan.table_size < 2 * problem.positives[0] * 20
+  space = numba_sweep.Workspace(problem, 9_000)
+  assert space.workers == space.block == 1
+  assert space.rows < 60
+  assert space.table_size < 2 * problem.positives[0] * 20
   case |= {'backend': 'numba', 'per_query': True}
   whole, split = curve.sweep(**case), curve.sweep(**case, memory_limit=9_000)
   curve_cases.assert_equal(whole, split)
@@ -30,18 +31,18 @@ def test_blocks_and_chunks_change_nothing():
 def test_jax_blocks_and_chunks_change_nothing(monkeypatch):
   case = curve_cases.make(10, queries=30, size=60, dim=40, policies=3)
   case |= {'cutoffs': curve.cutoffs(60, steps=18), 'backend': 'jax'}
-  plans = []
+  layouts = []
 
-  def make_plan(*args, make_plan=devices.make_plan):
-    plans.append(make_plan(*args))
-    return plans[-1]
+  def make_layout(*args, make_layout=jax_sweep.make_layout):
+    layouts.append(make_layout(*args))
+    return layouts[-1]
 
-  monkeypatch.setattr(devices, 'make_plan', make_plan)
+  monkeypatch.setattr(jax_sweep, 'make_layout', make_layout)
   whole = curve.sweep(**case)
-  assert {(plan.block, plan.chunk) for plan in plans} == {(8, 20)}
-  plans.clear()
+  assert {(x.block, x.chunk) for x in layouts} == {(8, 20)}
+  layouts.clear()
   split = curve.sweep(**case, memory_limit=4 * 27_000)
-  assert (plans[0].block, plans[0].chunk) == (2, 1)
+  assert (layouts[0].block, layouts[0].chunk) == (2, 1)
   curve_cases.assert_close(whole, split, 1e-7)
 
 
@@ -72,8 +73,8 @@ def test_reads_from_disk_in_slices(backend, tmp_path, monkeypatch):
   whole = curve.sweep(**case)
   disk = {}
   for name in ('query', 'aligned', 'new'):
-    embeddings.write(tmp_path / name, case[name], shard_rows=25)
-    disk[name] = _OnDisk(embeddings.ShardedArray(tmp_path / name))
+    arrays.write(tmp_path / name, case[name], shard_rows=25)
+    disk[name] = _OnDisk(arrays.ShardedArray(tmp_path / name))
   limit = {'numba': 40_000, 'jax': 4 * 50_000}[backend]
   result = curve.sweep(**(case | disk), memory_limit=limit)
   assert 1 < max(disk['aligned'].most, disk['new'].most) < 96
@@ -115,27 +116,31 @@ def test_products_count_what_scatters_count():
   aligned, new = jnp.asarray(rng.integers(0, 9, (2, 50)), jnp.float32)
   thresholds = jnp.array([1, 2, 4, 4, 7, jnp.inf, jnp.inf, jnp.inf])
   bucket = jnp.asarray(rng.integers(0, 6, 50))
-  base, change = counting.by_scatter(aligned, new, thresholds, 5)
-  other_base, other_change = counting.by_product(aligned, new, thresholds, 5)
+  base, change = jax_counting.by_scatter(aligned, new, thresholds, 5)
+  other_base, other_change = jax_counting.by_product(
+    aligned, new, thresholds, 5
+  )
   np.testing.assert_array_equal(base, other_base)
   np.testing.assert_array_equal(change(bucket), other_change(bucket))
   expected = [np.sum(np.asarray(aligned) >= t) for t in thresholds]
   np.testing.assert_array_equal(base, expected)
 
 
-@pytest.mark.parametrize('counter', [counting.by_scatter, counting.by_product])
+@pytest.mark.parametrize(
+  'counter', [jax_counting.by_scatter, jax_counting.by_product]
+)
 def test_accelerators_count_queries_side_by_side(counter, monkeypatch):
   case = curve_cases.make(14, queries=30) | {'backend': 'jax'}
   expected = curve.sweep(**case)
   monkeypatch.setattr(parallel, 'is_cpu', lambda: False)
-  monkeypatch.setattr(counting, 'by_scatter', counter)
+  monkeypatch.setattr(jax_counting, 'by_scatter', counter)
   curve_cases.assert_close(curve.sweep(**case), expected, 1e-7)
 
 
 def test_auto_takes_what_the_device_needs(monkeypatch):
   case, taken = curve_cases.make(15), []
-  count = threads.run
-  for module, name in ((threads, 'numba'), (devices, 'jax')):
+  count = numba_sweep.run
+  for module, name in ((numba_sweep, 'numba'), (jax_sweep, 'jax')):
 
     def run(*args, name=name):
       taken.append(name)

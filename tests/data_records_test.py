@@ -170,7 +170,7 @@ def test_a_missing_data_set_says_how_to_prepare_it(tmp_path, monkeypatch):
   assert "data_dir='" in message('cifar100')
   assert '160.71 MiB; prepared: 132.03 MiB' in message('cifar100')
   assert 'ILSVRC2012_img_train.tar (138 GB)' in message('imagenet2012')
-  assert "Did you mean 'cifar100'?" in message('cifar_100')
+  assert "did you mean 'cifar100'?" in message('cifar_100')
   assert 'data.convert --from=DIR' in message('vgg_face2')
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'there'))
   with pytest.raises(FileNotFoundError, match='/there'):

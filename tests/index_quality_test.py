@@ -40,7 +40,7 @@ def sweep_case():
 
 def test_sweep_over_everything_is_average_precision():
   case = sweep_case()
-  curves = index.sweep(index.ExactIndex(), k=59, **case)
+  curves = index.served_curve(index.ExactIndex(), k=59, **case)
   for i, cutoff in enumerate(case['cutoffs']):
     mixed = case['aligned'].copy()
     done = case['order'][:cutoff]
@@ -83,7 +83,7 @@ def test_sweep_by_hand():
     # Both copies are left out; four items are relevant.
     'gallery_ids': [70, 70, 1, 2, 3, 4, 5, 6, 7],
   }
-  curves = index.sweep(index.ExactIndex(), k=5, **case)
+  curves = index.served_curve(index.ExactIndex(), k=5, **case)
   # Retrieved: r x r x x; then r r x x r; then r r r x x, the first two tied.
   np.testing.assert_allclose(
     curves['mAP@5'],
@@ -93,7 +93,7 @@ def test_sweep_by_hand():
   assert curves['cmc@1'].tolist() == [1, 1, 1]
   # Without ids the copies are retrieved, r r r x r; six items are relevant.
   del case['query_ids'], case['gallery_ids']
-  curves = index.sweep(index.ExactIndex(), k=5, **case)
+  curves = index.served_curve(index.ExactIndex(), k=5, **case)
   np.testing.assert_allclose(
     curves['mAP@5'][0], (2 / 2 * 2 + 3 / 3 + 4 / 5) / min(5, 6), rtol=1e-6
   )
@@ -109,7 +109,7 @@ def test_sweep_by_scann_is_near_the_exact_one():
   order, cutoffs = rng.permutation(3000), [0, 1500, 3000]
   for start, rebalanced in ((aligned, False), (new @ rotation, True)):
     exact_curves, scann_curves = (
-      index.sweep(
+      index.served_curve(
         items,
         query,
         start,
@@ -168,6 +168,6 @@ def test_sweep_refuses(change, message):
   change(case)
   items = index.ExactIndex()
   with pytest.raises(ValueError, match=message):
-    index.sweep(items, **case)
+    index.served_curve(items, **case)
   # Nothing was computed.
   assert len(items) == 0

@@ -127,7 +127,7 @@ def test_without_scann_auto_is_exact(monkeypatch, log):
 
 
 def test_unknown_names():
-  with pytest.raises(ValueError, match="Did you mean 'scann'"):
+  with pytest.raises(ValueError, match="did you mean 'scann'"):
     index.make_index('scan')
   with pytest.raises(ValueError, match=r"Unknown distance 'cosin'.*'cosine'"):
     index.make_index('exact', 'cosin')

@@ -65,15 +65,10 @@ def test_every_subset_equals_its_float64_statement(uncertainty, weights):
   l2_weight, disc_weight = weights
 
   def loss(aligned, log_variance):
-    return losses.fastfill(
-      aligned,
-      jnp.array(batch['new']),
-      aligned @ jnp.array(batch['kernel']),
-      jnp.array(batch['labels']),
-      log_variance,
-      l2_weight=l2_weight,
-      disc_weight=disc_weight,
-    )
+    logits = aligned @ jnp.array(batch['kernel'])
+    disc = losses.cross_entropy(logits, jnp.array(batch['labels']), 0.1)
+    l2 = losses.squared_error(aligned, jnp.array(batch['new']))
+    return losses.uncertain([l2_weight * l2, disc_weight * disc], log_variance)
 
   value, in_h, in_s = statement(batch, *weights, uncertainty)
   h = jnp.array(batch['aligned'])
@@ -148,25 +143,15 @@ def test_nll_is_least_at_the_log_of_the_expected_loss():
 
 def test_equal_log_variances_per_coordinate_are_one_per_example():
   batch = {name: jnp.array(x) for name, x in make_batch().items()}
-  arguments = (
-    batch['aligned'],
-    batch['new'],
-    batch['aligned'] @ batch['kernel'],
-    batch['labels'],
-  )
+  errors = [
+    losses.squared_error(batch['aligned'], batch['new']),
+    jnp.exp(batch['aligned'][:, 0]),
+  ]
   repeated = jnp.tile(batch['example'][:, None], (1, EMBEDDING))
   np.testing.assert_allclose(
-    losses.fastfill(*arguments, repeated),
-    losses.fastfill(*arguments, batch['example']),
+    losses.uncertain(errors, repeated),
+    losses.uncertain(errors, batch['example']),
     rtol=1e-5,
-  )
-
-
-def test_the_classifier_is_not_needed_for_l2_alone():
-  batch = make_batch()
-  aligned, new = jnp.array(batch['aligned']), jnp.array(batch['new'])
-  np.testing.assert_allclose(
-    losses.fastfill(aligned, new, disc_weight=0), losses.l2(aligned, new)
   )
 
 
@@ -264,9 +249,6 @@ def test_an_embedding_of_zeros_has_finite_slopes():
     (lambda x: losses.cross_entropy(x, jnp.arange(3)), r'\(3,\)'),
     (lambda x: losses.cross_entropy(x, jnp.arange(2), 1.5), '1.5'),
     (lambda x: losses.nll(x[:, 0], x), r'\(2,\) and \(2, 3\)'),
-    (lambda x: losses.fastfill(x, x), 'needs logits and labels'),
-    (lambda x: losses.fastfill(x, x, l2_weight=0, disc_weight=0), 'positive'),
-    (lambda x: losses.fastfill(x, x, l2_weight=-1), 'negative'),
     (lambda x: losses.nt_xent(x, x, 0), 'temperature=0'),
   ],
 )

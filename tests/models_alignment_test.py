@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import models_inputs
 import numpy as np
 import pytest
+import scipy.stats
 
 from fastfill_jax.models import alignment
 
@@ -41,14 +42,14 @@ def plain(variables, old, side, train):
 @pytest.mark.parametrize(
   'options, widths, expected',
   [
-    ({'new_dim': 128, 'uncertainty': 'none'}, [128], 5_712_000),
-    ({'new_dim': 128}, [128], 5_712_000 + 129),
+    ({'new_dim': 128}, [128], 5_712_000),
+    ({'new_dim': 128, 'uncertainty': 'example'}, [128], 5_712_000 + 129),
     (
       {'new_dim': 128, 'uncertainty': 'coordinate'},
       [128],
       5_712_000 + 129 * 128,
     ),
-    ({'new_dim': 768}, [384, 384], 15_026_689),
+    ({'new_dim': 768}, [384, 384], 15_026_689 - 769),
   ],
 )
 def test_parameter_counts(options, widths, expected):
@@ -85,18 +86,31 @@ def test_it_is_its_plain_statement(uncertainty, train, side_dim):
   )
 
 
-def test_uncertainty_starts_at_one_for_all():
-  module = alignment.Alignment(4, hidden_dim=5)
-  old = models_inputs.make((BATCH, 3))
-  (_, log_variance), variables = module.init_with_output(jax.random.key(0), old)
-  np.testing.assert_array_equal(log_variance, np.zeros(BATCH))
-  # Yet the head learns: its kernel's slope is aligned's, not zero.
-  gradient = jax.jit(
-    jax.grad(
-      lambda params: module.apply(variables | {'params': params}, old)[1].sum()
+@pytest.mark.parametrize('uncertainty', ['example', 'coordinate'])
+def test_it_starts_as_pytorch_starts_it(uncertainty):
+  module = alignment.Alignment(96, hidden_dim=64, uncertainty=uncertainty)
+  params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((2, 32)))['params']
+  norms = {name: params.pop(name) for name in list(params) if 'norm' in name}
+  assert len(norms) == len(params) - 2  # none on the two outputs
+  for layer in norms.values():
+    np.testing.assert_array_equal(layer['scale'], 1)
+    np.testing.assert_array_equal(layer['bias'], 0)
+  for name, layer in params.items():
+    assert set(layer) == (
+      {'kernel', 'bias'} if name in ('aligned', 'log_variance') else {'kernel'}
     )
-  )(variables['params'])
-  assert (gradient['log_variance']['kernel'] != 0).any()
+    bound = len(layer['kernel']) ** -0.5
+    for values in map(np.ravel, layer.values()):
+      assert np.abs(values).max() <= bound
+      if len(values) == 1:
+        assert values != 0
+        continue
+      # The deviation of a mean of squares of so many is 0.9 of it / sqrt(n).
+      np.testing.assert_allclose(
+        values.var(), bound**2 / 3, rtol=4 * 0.9 / len(values) ** 0.5
+      )
+      fit = scipy.stats.kstest(values / bound, 'uniform', (-1, 2))
+      assert fit.pvalue > 1e-3, name
 
 
 def test_frozen_batch_norm_still_learns_scale_and_bias():
@@ -129,8 +143,9 @@ def test_four_devices_are_one():
 
     return jax.grad(loss, has_aux=True)(variables['params'])
 
-  one = alignment.Alignment(4, hidden_dim=5)
-  four = alignment.Alignment(4, hidden_dim=5, axis_name='device')
+  options = {'new_dim': 4, 'hidden_dim': 5, 'uncertainty': 'example'}
+  one = alignment.Alignment(**options)
+  four = alignment.Alignment(**options, axis_name='device')
   variables = models_inputs.fill(one, old)
   expected = jax.jit(lambda v, x: step(one, v, x))(variables, old)
   mapped = jax.pmap(

@@ -19,9 +19,10 @@ def scores(value):
 
 
 def make(curves, /, seed=0, alignment='fastfill', **changes):
-  """A result with given mAP curves; CMC is the same, standard errors 0.01."""
+  """A result with given mAP curves; CMC is the same, errors 0.01."""
   values = np.array(list(curves.values()), np.float64)
   fields = {
+    'area_standard_error': scores(np.full(len(values), 0.01)),
     'seed': seed,
     'alignment': alignment,
     'fractions': np.linspace(0, 1, values.shape[1]),

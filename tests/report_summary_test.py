@@ -16,6 +16,7 @@ def test_numbers_of_one_curve():
     standard_error=report_cases.scores(
       np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]])
     ),
+    area_standard_error=report_cases.scores(np.array([0.15, 0.25])),
   )
   random, sigma = summary.per_seed([one]).to_dict('records')
   assert random['mAP'] == pytest.approx((0.2 + 0.6 + 0.8) / 3)
@@ -24,7 +25,8 @@ def test_numbers_of_one_curve():
   )
   assert random['mAP_start'] == 0.2
   assert random['cmc@1_worst'] == 0.2
-  assert random['mAP_se'] == pytest.approx((0.1 + 0.2 + 0.3) / 3)
+  # The exact one: a query's points vary together.
+  assert (random['mAP_se'], sigma['mAP_se']) == (0.15, 0.25)
   assert random['negative_flips'] == pytest.approx((0.3 + 0.2 + 0.1) / 3)
   assert random['sag'] == pytest.approx((0.2 + 0.6 + 0.8) / 3 - (0.2 + 0.8) / 2)
   assert sigma['mAP_worst'] == 0.1

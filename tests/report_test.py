@@ -252,6 +252,7 @@ def test_main_policies_are_the_best_of_each_kind():
     reads=reads,
     curves=report_cases.scores(values),
     standard_error=report_cases.scores(np.zeros_like(values)),
+    area_standard_error=report_cases.scores(np.zeros(len(values))),
     negative_flips=np.zeros_like(values),
   )
   shown = plots.main_policies(summary.summarise([one]))

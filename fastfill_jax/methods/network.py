@@ -44,6 +44,11 @@ class Network(method.Method):
     weights, _ = self._parsed()
     if not any(weights.values()):
       raise ValueError(f'The weights {weights} of the loss are all 0.')
+    if self.uncertainty != 'none' and not any(weights[x] for x in self.error):
+      raise ValueError(
+        f'uncertainty={self.uncertainty!r} has no error to predict: '
+        f'error={dict(self.error)}.'
+      )
     self._make(1, {})
     if self.acts_on == 'query' and self.uncertainty != 'none':
       raise ValueError(

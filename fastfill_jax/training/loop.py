@@ -66,7 +66,6 @@ def fit(
   directory: pathlib.Path,
   how: running.How,
   evaluate: Callable[[State], dict[str, float]] | None = None,
-  evaluate_every: int = 0,
 ) -> State:
   """Trains from the last checkpoint in `directory`, or from `state`.
 
@@ -80,8 +79,7 @@ def fit(
       training's name in logs and in the progress bar.
     how: Of logging, saving and stopping.
     evaluate: Validation metrics of a state; its 'accuracy' picks the best
-      checkpoint.
-    evaluate_every: Steps between two validations, and after the last one.
+      checkpoint. Done every `how.evaluate_every` steps and after the last.
 
   Returns:
     The state after num_steps steps.
@@ -124,7 +122,7 @@ def fit(
         if step % how.log_every == 0:
           # Of the steps before the one now running: the device never waits.
           window.flush(step)
-        if evaluate and (last or done % (evaluate_every or num_steps) == 0):
+        if evaluate and (last or done % how.evaluate_every == 0):
           window.flush(done)
           scores = evaluate(state)
           logger.write(done, scores)

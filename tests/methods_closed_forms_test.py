@@ -3,7 +3,7 @@ import pytest
 import scipy.linalg
 import sklearn.linear_model
 
-from fastfill_jax import closed_form
+from fastfill_jax.methods import closed_forms
 
 
 def make_pairs(n=200, old_dim=5, new_dim=5, noise=0.3, seed=0):
@@ -14,7 +14,7 @@ def make_pairs(n=200, old_dim=5, new_dim=5, noise=0.3, seed=0):
 
 
 def collect(old, new, parts=3):
-  return closed_form.collect(
+  return closed_forms.collect(
     zip(np.array_split(old, parts), np.array_split(new, parts), strict=True)
   )
 
@@ -41,18 +41,18 @@ def test_moments_do_not_depend_on_the_blocks(parts):
 
 def test_identity_changes_nothing():
   old, new = make_pairs()
-  params = closed_form.identity(collect(old, new))
+  params = closed_forms.identity(collect(old, new))
   old = old.astype(np.float32)
-  np.testing.assert_array_equal(closed_form.apply(params, old), old)
+  np.testing.assert_array_equal(closed_forms.apply(params, old), old)
 
 
 def test_procrustes_is_scipys_on_centred_pairs():
   old, new = make_pairs()
-  params = closed_form.procrustes(collect(old, new))
+  params = closed_forms.procrustes(collect(old, new))
   expected, _ = scipy.linalg.orthogonal_procrustes(*centred(old, new))
   np.testing.assert_allclose(params.kernel, expected, atol=1e-6)
   np.testing.assert_allclose(
-    closed_form.apply(params, old),
+    closed_forms.apply(params, old),
     (old - old.mean(0)) @ expected + new.mean(0),
     rtol=1e-4,
     atol=1e-4,
@@ -62,7 +62,7 @@ def test_procrustes_is_scipys_on_centred_pairs():
 def test_procrustes_recovers_a_rotation():
   old, _ = make_pairs()
   rotation = scipy.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
-  params = closed_form.procrustes(collect(old, old @ rotation + 3))
+  params = closed_forms.procrustes(collect(old, old @ rotation + 3))
   np.testing.assert_allclose(params.kernel, rotation, atol=1e-6)
   np.testing.assert_allclose(params.bias, np.full(5, 3), atol=1e-5)
 
@@ -70,7 +70,7 @@ def test_procrustes_recovers_a_rotation():
 @pytest.mark.parametrize('old_dim, new_dim', [(3, 5), (5, 3)])
 def test_procrustes_of_other_widths_is_semi_orthogonal(old_dim, new_dim):
   old, new = make_pairs(old_dim=old_dim, new_dim=new_dim)
-  kernel = closed_form.procrustes(collect(old, new)).kernel
+  kernel = closed_forms.procrustes(collect(old, new)).kernel
   inner = kernel @ kernel.T if old_dim < new_dim else kernel.T @ kernel
   np.testing.assert_allclose(inner, np.eye(3), atol=1e-6)
   # No semi-orthogonal map beside it has a larger covariance with new; where
@@ -90,12 +90,12 @@ def test_procrustes_of_other_widths_is_semi_orthogonal(old_dim, new_dim):
 @pytest.mark.parametrize('new_dim', [5, 8])
 def test_ridge_is_sklearns(penalty, new_dim):
   old, new = make_pairs(new_dim=new_dim)
-  params = closed_form.ridge(collect(old, new), penalty)
+  params = closed_forms.ridge(collect(old, new), penalty)
   expected = sklearn.linear_model.Ridge(penalty).fit(old, new)
   np.testing.assert_allclose(params.kernel, expected.coef_.T, atol=1e-5)
   np.testing.assert_allclose(params.bias, expected.intercept_, atol=1e-4)
   np.testing.assert_allclose(
-    closed_form.apply(params, old), expected.predict(old), atol=1e-3
+    closed_forms.apply(params, old), expected.predict(old), atol=1e-3
   )
 
 
@@ -116,11 +116,11 @@ def test_gcv_penalty_is_that_of_the_hat_matrix():
       errors[exponent] = residual / (12 - 1 - np.trace(hat)) ** 2
     best = min(errors, key=errors.get)
     found.add(best)
-    penalty = closed_form.gcv_penalty(moments)
+    penalty = closed_forms.gcv_penalty(moments)
     np.testing.assert_allclose(penalty, scale * 10.0**best)
     np.testing.assert_array_equal(
-      closed_form.ridge(moments).kernel,
-      closed_form.ridge(moments, penalty).kernel,
+      closed_forms.ridge(moments).kernel,
+      closed_forms.ridge(moments, penalty).kernel,
     )
   assert len(found) > 5
 
@@ -128,28 +128,31 @@ def test_gcv_penalty_is_that_of_the_hat_matrix():
 def test_ridge_stands_dead_and_repeated_coordinates():
   old, new = make_pairs()
   old = np.concatenate([old, old, np.zeros((200, 2))], axis=1)
-  aligned = closed_form.apply(closed_form.ridge(collect(old, new)), old)
+  aligned = closed_forms.apply(closed_forms.ridge(collect(old, new)), old)
   assert np.mean((aligned - new) ** 2) < 0.1
 
 
 @pytest.mark.parametrize(
   'call, message',
   [
-    (closed_form.identity, 'old 5 and new 3'),
-    (lambda m: closed_form.ridge(m, 0.0), 'penalty=0.0'),
-    (lambda m: closed_form.collect([]), 'No pairs'),
+    (closed_forms.identity, 'old 5 and new 3'),
+    (lambda m: closed_forms.ridge(m, 0.0), 'penalty=0.0'),
+    (lambda m: closed_forms.collect([]), 'No pairs'),
     (
-      lambda m: closed_form.collect([(np.ones((2, 3)), np.ones((1, 3)))]),
+      lambda m: closed_forms.collect([(np.ones((2, 3)), np.ones((1, 3)))]),
       r'\(2, 3\) and \(1, 3\)',
     ),
     (
-      lambda m: closed_form.collect([(np.eye(2),) * 2, (np.eye(3),) * 2]),
+      lambda m: closed_forms.collect([(np.eye(2),) * 2, (np.eye(3),) * 2]),
       r'widths \(3, 3\) after',
     ),
-    (lambda m: closed_form.collect([(np.eye(2) / [[0], [1]],) * 2]), 'NaN'),
-    (lambda m: closed_form.ridge(collect(np.ones((9, 2)), np.eye(9))), 'equal'),
+    (lambda m: closed_forms.collect([(np.eye(2) / [[0], [1]],) * 2]), 'NaN'),
     (
-      lambda m: closed_form.apply(closed_form.ridge(m), np.ones((1, 4))),
+      lambda m: closed_forms.ridge(collect(np.ones((9, 2)), np.eye(9))),
+      'equal',
+    ),
+    (
+      lambda m: closed_forms.apply(closed_forms.ridge(m), np.ones((1, 4))),
       r'\[batch, 5\], got \(1, 4\)',
     ),
   ],

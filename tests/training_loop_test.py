@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastfill_jax import encoder, models, optim, parallel, training
-from fastfill_jax.models import heads
-
-_SETTINGS = training.Settings(log_every=3, checkpoint_every=4)
+from fastfill_jax import parallel, running
+from fastfill_jax.training import loop, optim
 
 
 class _Never:
@@ -29,6 +27,9 @@ class _At(_Never):
     return step == self._step
 
 
+_HOW = running.How(_Never(), log_every=3, checkpoint_every=4)
+
+
 def _batches(start):
   step = start
   while True:
@@ -40,36 +41,35 @@ def _batches(start):
 def _fit(
   directory,
   step_fn=None,
-  preemption=None,
   num_steps=14,
-  settings=_SETTINGS,
-  **options,
+  evaluate=None,
+  **how,
 ):
   optimizer = optim.make_optimizer('sgd', 0.3, num_steps=14)
   params = {'w': jnp.zeros(3)}
-  state = training.State(jnp.int32(0), params, {}, optimizer.init(params))
+  state = loop.State(jnp.int32(0), params, {}, optimizer.init(params))
 
   def loss_fn(params, batch_stats, batch):
     loss = jnp.mean((batch['x'] @ params['w'] - batch['y']) ** 2)
     return loss, ({'loss': loss}, batch_stats)
 
-  step = functools.partial(training.update, optimizer, loss_fn)
+  step = functools.partial(loop.update, optimizer, loss_fn)
   mapped = parallel.pmap(step, in_axes=(None, 0), out_axes=None)
-  return training.fit(
+  return loop.fit(
     state,
     step_fn or (lambda _, state, batch: mapped(state, batch)),
     _batches,
     num_steps=num_steps,
-    directory=directory,
-    name='fit',
-    settings=settings,
-    preemption=preemption or _Never(),
-    **options,
+    directory=directory / 'fit' / 'seed0-0',
+    how=dataclasses.replace(_HOW, **how),
+    evaluate=evaluate,
   )
 
 
 def _log(directory):
-  lines = (directory / 'logs/fit/metrics.jsonl').read_text().splitlines()
+  lines = (
+    (directory / 'fit/seed0-0/logs/fit/metrics.jsonl').read_text().splitlines()
+  )
   rows = [json.loads(line) for line in lines]
   return {row['step']: row['loss'] for row in rows}
 
@@ -111,7 +111,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(tmp_path):
   with pytest.raises(FloatingPointError, match='step 7'):
     _fit(tmp_path, step_fn=step)
   # The last checkpoint is from before it.
-  steps = [int(p.name) for p in (tmp_path / 'checkpoints').iterdir()]
+  steps = [
+    int(p.name) for p in (tmp_path / 'fit/seed0-0/checkpoints').iterdir()
+  ]
   assert max(steps) == 4
 
 
@@ -122,7 +124,7 @@ def test_validation_picks_the_best_checkpoint(tmp_path):
     evaluate=lambda state: {'accuracy': scores[int(state.step)]},
     evaluate_every=2,
   )
-  kept = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()}
+  kept = {int(p.name) for p in (tmp_path / 'fit/seed0-0/checkpoints').iterdir()}
   assert kept == {4, 12, 14}
 
 
@@ -137,71 +139,11 @@ def _traced_steps(directory):
 
 
 def test_a_profile_holds_five_steps(tmp_path):
-  settings = dataclasses.replace(_SETTINGS, profile=str(tmp_path / 'whole'))
-  _fit(tmp_path / 'a', settings=settings)
+  _fit(tmp_path / 'a', profile=str(tmp_path / 'whole'))
   assert _traced_steps(tmp_path / 'whole') == {5, 6, 7, 8, 9}
   # Stopped while it traces: the trace is there, and the next run's too.
-  settings = dataclasses.replace(_SETTINGS, profile=str(tmp_path / 'part'))
   with pytest.raises(parallel.Preempted):
-    _fit(tmp_path / 'b', settings=settings, preemption=_At(7))
+    _fit(tmp_path / 'b', profile=str(tmp_path / 'part'), preemption=_At(7))
   assert _traced_steps(tmp_path / 'part') == {5, 6}
-  settings = dataclasses.replace(_SETTINGS, profile=str(tmp_path / 'rest'))
-  _fit(tmp_path / 'b', settings=settings)
+  _fit(tmp_path / 'b', profile=str(tmp_path / 'rest'))
   assert _traced_steps(tmp_path / 'rest') == {12, 13}
-
-
-def test_settings_out_of_range():
-  with pytest.raises(ValueError, match='at least 1'):
-    training.Settings(log_every=0)
-
-
-def _encoder_step():
-  network = models.make_encoder(
-    'cnn', embedding_dim=4, widths=(4,), axis_name=parallel.AXIS
-  )
-  head = heads.Linear(3)
-  optimizer = optim.make_optimizer('sgd', 0.1, num_steps=9, momentum=0.9)
-
-  def normalise(images):
-    return images.astype(jnp.float32) / 255
-
-  step = encoder.make_step(network, head, optimizer, normalise, 0.1)
-  rng = np.random.default_rng(0)
-  batch = {
-    'image': rng.integers(0, 256, (16, 8, 8, 1), dtype=np.uint8),
-    'label': rng.integers(0, 3, 16, dtype=np.int32),
-  }
-  images = normalise(batch['image'])
-  state = encoder.initialise(network, head, optimizer, images, seed=0)
-  return step, state, batch
-
-
-def test_four_devices_equal_one_and_their_copies_are_identical():
-  step, one, batch = _encoder_step()
-  assert parallel.device_count() == 4
-  four = one
-  mapped = parallel.pmap(step, in_axes=(None, 0), out_axes=None)
-  # One device: an axis of size one.
-  single = jax.jit(
-    jax.vmap(
-      step,
-      in_axes=(None, 0),
-      out_axes=None,
-      axis_name=parallel.AXIS,
-      axis_size=1,
-    )
-  )
-  for _ in range(3):
-    four, metrics = mapped(four, parallel.shard(batch))
-    one, expected = single(one, jax.tree.map(lambda x: x[None], batch))
-    np.testing.assert_allclose(metrics['loss'], expected['loss'], rtol=1e-5)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-    four,
-    one,
-  )
-  for leaf in jax.tree.leaves(four):
-    copies = [np.asarray(copy.data) for copy in leaf.addressable_shards]
-    assert len(copies) == 4
-    for copy in copies[1:]:
-      np.testing.assert_array_equal(copy, copies[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
-from fastfill_jax import progress
+from fastfill_jax.training import progress
 
 
 def lines(path):

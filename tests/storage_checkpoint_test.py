@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fastfill_jax import checkpoint
+from fastfill_jax.storage import checkpoint
 
 
 def _state(value):

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from fastfill_jax import embeddings
+from fastfill_jax.storage import arrays
 
 
 @pytest.fixture
 def sharded(tmp_path):
   rows = np.random.default_rng(0).normal(size=(23, 3)).astype(np.float16)
-  embeddings.write(tmp_path / 'old', rows, shard_rows=5)
-  return rows, embeddings.ShardedArray(tmp_path / 'old')
+  arrays.write(tmp_path / 'old', rows, shard_rows=5)
+  return rows, arrays.ShardedArray(tmp_path / 'old')
 
 
 def test_reads_like_one_array(sharded):
@@ -32,8 +32,8 @@ def test_empty_slice_keeps_the_width(sharded):
 
 
 def test_a_column_is_one_dimensional(tmp_path):
-  embeddings.write(tmp_path / 'label', np.arange(7), shard_rows=3)
-  array = embeddings.ShardedArray(tmp_path / 'label')
+  arrays.write(tmp_path / 'label', np.arange(7), shard_rows=3)
+  array = arrays.ShardedArray(tmp_path / 'label')
   np.testing.assert_array_equal(array[2:6], [2, 3, 4, 5])
 
 
@@ -44,22 +44,22 @@ def test_rows_out_of_range(sharded, rows):
 
 
 def test_a_missing_shard_is_an_error(tmp_path):
-  embeddings.write(tmp_path, np.zeros((9, 2)), shard_rows=3)
+  arrays.write(tmp_path, np.zeros((9, 2)), shard_rows=3)
   (tmp_path / '00001.npy').unlink()
   with pytest.raises(ValueError, match='Shard 1 is missing'):
-    embeddings.ShardedArray(tmp_path)
+    arrays.ShardedArray(tmp_path)
 
 
 def test_shards_of_another_width_are_an_error(tmp_path):
-  embeddings.write_shard(tmp_path, 0, np.zeros((3, 2)))
-  embeddings.write_shard(tmp_path, 1, np.zeros((3, 4)))
+  arrays.write_shard(tmp_path, 0, np.zeros((3, 2)))
+  arrays.write_shard(tmp_path, 1, np.zeros((3, 4)))
   with pytest.raises(ValueError, match=r'00001.*\(4,\)'):
-    embeddings.ShardedArray(tmp_path)
+    arrays.ShardedArray(tmp_path)
 
 
 def test_nothing_there_is_an_error(tmp_path):
   with pytest.raises(ValueError, match='No embeddings'):
-    embeddings.ShardedArray(tmp_path)
+    arrays.ShardedArray(tmp_path)
 
 
 def test_an_interrupted_write_leaves_no_shard(tmp_path, monkeypatch):
@@ -69,5 +69,5 @@ def test_an_interrupted_write_leaves_no_shard(tmp_path, monkeypatch):
 
   monkeypatch.setattr(np, 'save', fail)
   with pytest.raises(OSError, match='disk full'):
-    embeddings.write_shard(tmp_path, 0, np.zeros((3, 2)))
-  assert not embeddings.has_shard(tmp_path, 0)
+    arrays.write_shard(tmp_path, 0, np.zeros((3, 2)))
+  assert not arrays.has_shard(tmp_path, 0)

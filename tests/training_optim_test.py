@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from fastfill_jax import optim
+from fastfill_jax.training import optim
 
 
 def test_schedule_warms_up_then_falls_by_a_cosine():

@@ -96,7 +96,7 @@ def test_what_changes_is_taken_anew(source, tmp_path, log):
   config.stages = ('embed',)
   pipeline_runs.run(config, tmp_path / 'a')
   pipeline_runs.run(config, tmp_path / 'a')
-  assert 'embed/source: done before' in log.text
+  assert 'There already: 1 of embed' in log.text
   new = np.load(source / 'train/new.npy')
   np.save(source / 'train/new.npy', np.concatenate([new, new]))
   with pytest.raises(ValueError, match='different lengths'):
@@ -176,10 +176,13 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_side_information_has_to_be_there(source, tmp_path):
   config = _config(source, 'side')
   del config.alignments['l2+disc+u (FastFill) + side']
-  with pytest.raises(ValueError, match='needs the array side in every split'):
+  with pytest.raises(ValueError, match=r"side'\]: .*reads side, which"):
     pipeline_runs.run(config, tmp_path / 'a')
 
 
 def test_the_classifiers_loss_needs_the_classifier(source, tmp_path):
-  with pytest.raises(ValueError, match=r'needs .*classifier\.npy'):
+  with pytest.raises(
+    ValueError,
+    match=r'\]: .*reads label, classifier, w|\]: .*classifier, which',
+  ):
     pipeline_runs.run(_config(source, 'classifier'), tmp_path / 'a')

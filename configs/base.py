@@ -104,6 +104,7 @@ def get_config() -> ConfigDict:
       'disc+u': loss(0, 1, 'example'),
       FASTFILL: row('fastfill'),
       'l2+disc+u per coordinate': loss(1, 1, 'coordinate'),
+      'mixfill (ours)': row('mixfill'),
     }
   )
   c.main_alignment = FASTFILL  # of the report's main figure
@@ -112,11 +113,12 @@ def get_config() -> ConfigDict:
   c.evaluate.policies = (
     'random',
     'sigma',
+    'entropy',
+    'sigma_entropy',
+    'neighbour_entropy',
+    'sigma_neighbours',
     'class_mean_predicted',
     'prototype',
-    'entropy',
-    'margin',
-    'least_confidence',
     'class_mean',
     'distance',
   )

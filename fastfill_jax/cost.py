@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from fastfill_jax import methods, models, parallel, running
 from fastfill_jax.data import dataset
+from fastfill_jax.methods import network, programs, terms
 from fastfill_jax.models import heads
 from fastfill_jax.stages import encode, seed
 from fastfill_jax.training import optim
@@ -60,14 +61,14 @@ def trainings(config: ConfigDict) -> list[tuple[str, int, float]]:
   recipe = config.align.to_dict()
   for row in rows:
     method = methods.make(**row.definition)
-    if not hasattr(method, 'network'):
+    if not isinstance(method, network.Network):
       continue
     widths = {
       role: encoders[name]['encoder']['embedding_dim']
       for role, name in (('old', row.old), ('new', row.new), ('side', 'side'))
     }
     steps = optim.num_steps({**recipe, **method.recipe}, size)
-    counted = flops(*method.example_step(widths, recipe, classes))
+    counted = _network_flops(method, widths, recipe, classes)
     found.append((row.name, steps, counted))
   return found
 
@@ -100,6 +101,40 @@ def _encoder_flops(recipe, data, classes) -> float:
     lambda x: encode.initialise(encoder, head, optimizer, x, 0), images
   )
   return flops(step, state, batch, {})
+
+
+def _network_flops(method, widths, recipe, classes) -> float:
+  """FLOPs of a training step of an alignment."""
+  recipe = {**recipe, **method.recipe}
+  optimizer = optim.from_recipe(recipe, recipe['num_epochs'])
+  network = method.make_network(widths['new'], recipe, parallel.AXIS)
+  weights, options = terms.parse({**method.error, **method.terms}, terms.TERMS)
+  step = programs.make_step(
+    network,
+    heads.Linear(classes),
+    optimizer,
+    tuple(method.error),
+    options,
+    recipe['label_smoothing'],
+    True,
+  )
+  size = recipe['batch_size']
+  batch = {
+    name: jax.ShapeDtypeStruct((size, width), jnp.float32)
+    for name, width in widths.items()
+    if name != 'side' or method.side
+  }
+  inputs = tuple((name, x.shape[1:]) for name, x in batch.items())
+  init = programs.make_init(network, optimizer, inputs)
+  state = jax.eval_shape(init, jax.random.key(0))
+  batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
+  constants = {
+    'weights': weights,
+    'key': jax.random.key_data(jax.random.key(0)),
+    'class_weights': jnp.zeros((widths['new'], classes)),
+    'new_square': jnp.float32(1),
+  }
+  return flops(step, state, batch, constants)
 
 
 def main(argv: list[str]):

@@ -21,6 +21,7 @@ from fastfill_jax.methods import (
   method,
   metric_compatible,
   mixed,
+  mixfill,
 )
 
 METHODS: dict[str, method.Method] = {
@@ -31,6 +32,7 @@ METHODS: dict[str, method.Method] = {
   'fastfill': fastfill.METHOD,
   'info_nce': info_nce.METHOD,
   'mixed': mixed.METHOD,
+  'mixfill': mixfill.METHOD,
   'metric_compatible': metric_compatible.METHOD,
   'orthogonal': lambda_orthogonality.STRICT,
   'lambda_orthogonality': lambda_orthogonality.RELAXED,

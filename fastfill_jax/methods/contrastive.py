@@ -35,12 +35,16 @@ def info_nce(
 
 def mixed(
   aligned: jax.Array,
+  aligned_offset: jax.Array,
+  stored: jax.Array,
+  stored_offset: jax.Array,
   query: jax.Array,
   label: jax.Array,
   new_square: jax.Array,
   key: jax.Array,
   *,
   mask: Literal['random', 'none'] = 'random',
+  over: Literal['each', 'any', 'both'] = 'each',
   temperature: float = 0.1,
 ) -> jax.Array:
   """The own class before the others, in a gallery that is half backfilled.
@@ -48,18 +52,29 @@ def mixed(
   A share p ~ U[0, 1] of the batch, drawn anew for each, is backfilled, so that
   the loss stands for the area under the backfilling curve. `mask='none'` leaves
   all items aligned: the supervised contrast (arXiv 2004.11362) of two models.
-  As in retrieval, a query is left out of its own ranking.
+  As in retrieval, a query is left out of its own ranking. An item's offset is
+  added to its squared distance. With p the softmax over the batch, the loss is
+  the mean of -log p over the positives ('each'), -log of the sum of their p
+  ('any', as in neighbourhood components analysis), or the mean of both.
   """
-  gallery = aligned
+  gallery, offset = aligned, aligned_offset
   if mask == 'random':
     key_share, key_items = jax.random.split(key)
     share = parallel.everywhere(jax.random.uniform(key_share, (1,)))[0][0]
     backfilled = jax.random.uniform(key_items, (len(query), 1)) < share
-    gallery = jnp.where(backfilled, query, aligned)
+    gallery = jnp.where(backfilled, stored, aligned)
+    offset = jnp.where(backfilled[:, 0], stored_offset, aligned_offset)
   gallery, first = parallel.everywhere(gallery)
   others = ~_own(query, gallery, first)
-  similarity = nearness(query, gallery, temperature * new_square)
-  return ranked(similarity, same(label) & others, others)
+  scale = temperature * new_square
+  similarity = nearness(query, gallery, scale)
+  similarity -= parallel.everywhere(offset)[0][None] / scale
+  positives = same(label) & others
+  each = ranked(similarity, positives, others)
+  if over == 'each':
+    return each
+  found = any_ranked(similarity, positives, others)
+  return found if over == 'any' else (each + found) / 2
 
 
 def metric_compatible(
@@ -126,6 +141,22 @@ def ranked(
   count = jnp.sum(positives, axis=1)
   own = jnp.sum(similarity, axis=1, where=positives) / jnp.maximum(count, 1)
   return jnp.where(count > 0, total - own, 0)
+
+
+def any_ranked(
+  similarity: jax.Array, positives: jax.Array, candidates: jax.Array
+) -> jax.Array:
+  """-log of the positives' share of the softmax over candidates.
+
+  Neighbourhood components analysis (Goldberger et al., NeurIPS 2004); the
+  arguments and the result are those of `ranked`.
+  """
+  total = jax.nn.logsumexp(similarity, axis=1, where=candidates)
+  some = jnp.any(positives, axis=1)
+  # Without a positive the sum would be log 0, and its slope NaN.
+  counted = jnp.where(some[:, None], positives, candidates)
+  own = jax.nn.logsumexp(similarity, axis=1, where=counted)
+  return jnp.where(some, total - own, 0)
 
 
 def nearness(query: jax.Array, gallery: jax.Array, scale) -> jax.Array:

@@ -14,6 +14,7 @@ data. Its order is `class_mean`, or by cosine.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,7 @@ class Unified(alignment.Map):
   forward: str = 'affine'
   hidden_dim: int = 2048
   relaxed: bool = False
+  in_new_space: ClassVar[bool] = False
 
   def __post_init__(self):
     choices.check('forward', self.forward, FORWARDS)

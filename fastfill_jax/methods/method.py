@@ -37,11 +37,15 @@ class Maps:
     query: new [row, embedding] -> [row, embedding], or None for itself.
     store: (new, aligned) -> what an item becomes when it is backfilled [row,
       embedding], or None for query(new).
+    new_dim: How many leading coordinates of what is aligned are a new
+      embedding, which the new classifier can read; None if the space is
+      another.
   """
 
   align: Callable[[Array, Array | None], tuple[Array, Array | None]]
   query: Callable[[Array], Array] | None = None
   store: Callable[[Array, Array], Array] | None = None
+  new_dim: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

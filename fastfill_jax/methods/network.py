@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fastfill_jax import losses, parallel
-from fastfill_jax.methods import method, terms
-from fastfill_jax.models import alignment, heads
+from fastfill_jax import parallel
+from fastfill_jax.methods import method, programs, terms
+from fastfill_jax.models import alignment
 from fastfill_jax.storage import artifact, splits
 from fastfill_jax.training import loop, optim
 
@@ -49,7 +48,7 @@ class Network(method.Method):
         f'uncertainty={self.uncertainty!r} has no error to predict: '
         f'error={dict(self.error)}.'
       )
-    self._make(1, {})
+    self.make_network(1, {})
     if self.acts_on == 'query' and self.uncertainty != 'none':
       raise ValueError(
         "acts_on='query' leaves the gallery as it is: set uncertainty='none'."
@@ -66,7 +65,12 @@ class Network(method.Method):
   def _parsed(self):
     return terms.parse({**self.error, **self.terms}, terms.TERMS)
 
-  def _make(self, new_dim, recipe, axis_name=None) -> alignment.Map:
+  def make_network(
+    self,
+    new_dim: int,
+    recipe: Mapping[str, Any],
+    axis_name: str | None = None,
+  ) -> alignment.Map:
     """The network, its hidden width by default the recipe's."""
     fields = {field.name for field in dataclasses.fields(self.network)}
     options = {k: v for k, v in recipe.items() if k in fields} | self.options
@@ -83,7 +87,7 @@ class Network(method.Method):
     views = [_turned(view, self.acts_on) for view in views]
     widths = {name: view.shape[1:] for name, view in views[0].items()}
     size = len(views[0]['old'])
-    network = self._make(widths['new'][0], recipe, parallel.AXIS)
+    network = self.make_network(widths['new'][0], recipe, parallel.AXIS)
     num_steps = optim.num_steps(recipe, size)
     if self.acts_on == 'query':
       classifier = None  # Its embeddings are not those of the gallery.
@@ -95,10 +99,10 @@ class Network(method.Method):
       for name, weight in weights.items()
       if weight or there.issuperset(_needs(name))
     }
-    init, running, frozen = _make_programs(
+    init, running, frozen = programs.make_programs(
       network,
       classifier.head if classifier else None,
-      tuple(name for name in self.error if name in weights),
+      tuple(sorted(name for name in self.error if name in weights)),
       json.dumps({name: options[name] for name in weights}, sort_keys=True),
       json.dumps(recipe, sort_keys=True),
       num_steps,
@@ -110,11 +114,14 @@ class Network(method.Method):
     }
     if classifier:
       constants['class_weights'] = classifier.kernel
-    if any('new_square' in _reads(name) for name in weights):
-      constants['new_square'] = np.float32(_mean_square(views))
+    constants['new_square'] = np.float32(_mean_square(views))
+    state = init(jax.random.key(seed))
+    if 'new_square' in state.batch_stats:
+      held = state.batch_stats | {'new_square': constants['new_square']}
+      state = state.replace(batch_stats=held)
     freeze_step = int(recipe['freeze_batch_norm'] * num_steps)
     state = loop.fit(
-      init(jax.random.key(seed)),
+      state,
       lambda step, state, batch: (running if step < freeze_step else frozen)(
         state, batch, constants
       ),
@@ -135,69 +142,34 @@ class Network(method.Method):
       {'params': state.params, 'batch_stats': state.batch_stats},
     )
 
-  def example_step(self, widths, recipe, classes):
-    """An unmapped training step and the shapes of its arguments."""
-    recipe = {**recipe, **self.recipe}
-    network = self._make(widths['new'], recipe, parallel.AXIS)
-    optimizer = optim.from_recipe(recipe, recipe['num_epochs'])
-    weights, options = self._parsed()
-    step = make_step(
-      network,
-      heads.Linear(classes),
-      optimizer,
-      tuple(self.error),
-      options,
-      recipe['label_smoothing'],
-      True,
-    )
-    size = recipe['batch_size']
-    batch = {
-      name: jax.ShapeDtypeStruct((size, width), jnp.float32)
-      for name, width in widths.items()
-      if name != 'side' or self.side
-    }
-    state = jax.eval_shape(
-      _make_init(
-        network,
-        optimizer,
-        tuple((name, x.shape[1:]) for name, x in batch.items()),
-      ),
-      jax.random.key(0),
-    )
-    constants = {
-      'weights': weights,
-      'key': jax.random.key_data(jax.random.key(0)),
-      'class_weights': jnp.zeros((widths['new'], classes)),
-      'new_square': jnp.float32(1),
-    }
-    batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
-    return step, state, batch, constants
-
   def load(self, directory) -> method.Maps:
     """See `Method`."""
     fields = artifact.read_json(directory / 'network.json')
-    new_dim = fields.pop('new_dim')
-    network = self._make(new_dim, fields)
+    network = self.make_network(fields.pop('new_dim'), fields)
     variables = artifact.load_variables(directory / 'variables.msgpack')
 
-    def align(old, side=None):
-      arrays = {'old': old} | ({'side': side} if self.side else {})
-      return _padded(_make_apply(network), variables, arrays)
+    def run(name, *arrays):
+      return programs.apply(network, name, variables, *arrays)
 
-    def query(new):
-      return _padded(_make_query(network), variables, {'old': new})
+    def align(old, side=None):
+      return run('__call__', old, *((side,) if self.side else ()))
 
     if self.acts_on == 'query':
       return method.Maps(
         lambda old, side=None: (np.asarray(old, np.float32), None),
-        lambda new: align(new)[0],
+        query=lambda new: align(new)[0],
+        new_dim=None,
       )
-    mapped = self.network.query is not alignment.Map.query
-    return method.Maps(align, query if mapped else None)
+    return method.Maps(
+      align,
+      query=functools.partial(run, 'query') if self._has('query') else None,
+      store=functools.partial(run, 'store') if self._has('store') else None,
+      new_dim=network.new_dim if network.in_new_space else None,
+    )
 
-
-def _reads(name: str) -> tuple[str, ...]:
-  return terms.reads(terms.TERMS[name])
+  def _has(self, name: str) -> bool:
+    """Whether the network has its own of a method of `Map`."""
+    return getattr(self.network, name) is not getattr(alignment.Map, name)
 
 
 def _needs(name: str) -> tuple[str, ...]:
@@ -207,7 +179,9 @@ def _needs(name: str) -> tuple[str, ...]:
     'logits': 'classifier',
     'class_weights': 'classifier',
   }
-  return tuple(kinds[read] for read in _reads(name) if read in kinds)
+  return tuple(
+    kinds[read] for read in terms.reads(terms.TERMS[name]) if read in kinds
+  )
 
 
 def _turned(view, acts_on):
@@ -225,146 +199,3 @@ def _mean_square(views) -> float:
     total = total + new.sum(axis=0, dtype=np.float64)
     square += float(np.sum(new.astype(np.float64) ** 2))
   return 2 * (square / count - float(np.sum((total / count) ** 2)))
-
-
-def make_step(network, head, optimizer, error, options, label_smoothing, train):
-  """One step on a loss of terms, to be pmapped.
-
-  Args:
-    network: A `Map`.
-    head: The new model's classifier module, or None if there is none.
-    optimizer: Of the network.
-    error: Names of the terms that the uncertainty predicts.
-    options: Of every term, by name.
-    label_smoothing: What terms read by this name.
-    train: False: BatchNorm is frozen.
-
-  Returns:
-    step(state, batch, constants) -> (state, metrics); batch holds 'old', 'new'
-    and perhaps 'side' [batch, embedding] and 'label' [batch]; constants are
-    'weights' and what else the terms read, so that one program serves all
-    seeds and weights.
-  """
-
-  def loss_fn(params, batch_stats, batch, constants):
-    outputs, updates = network.apply(
-      {'params': params, 'batch_stats': batch_stats},
-      batch['old'],
-      batch.get('side'),
-      batch['new'],
-      train,
-      method='outputs',
-      mutable=['batch_stats'],
-    )
-    available = batch | constants | outputs
-    available['label_smoothing'] = label_smoothing
-    if head is not None:
-      kernel = {'params': {'kernel': constants['class_weights']}}
-      available['logits'] = head.apply(kernel, outputs['aligned'])
-    values = {}
-    for name, chosen in options.items():
-      term = terms.TERMS[name]
-      arguments = {read: available[read] for read in terms.reads(term)}
-      values[name] = term(**arguments, **chosen)
-    weighted = {
-      name: constants['weights'][name] * value for name, value in values.items()
-    }
-    loss = losses.uncertain(
-      [weighted[name] for name in error], outputs.get('log_variance')
-    )
-    for name in set(weighted) - set(error):
-      loss += losses.per_example(weighted[name])
-    metrics = {name: jnp.mean(value) for name, value in values.items()}
-    metrics['loss'] = jnp.mean(loss)
-    if 'log_variance' in outputs:
-      metrics['log_variance'] = jnp.mean(outputs['log_variance'])
-    return metrics['loss'], (metrics, updates.get('batch_stats', {}))
-
-  def step(state, batch, constants):
-    batch = {
-      name: x if name == 'label' else x.astype(jnp.float32)
-      for name, x in batch.items()
-    }
-    key = jax.random.fold_in(
-      jax.random.wrap_key_data(constants['key']), state.step
-    )
-    constants = constants | {'key': parallel.device_key(key)}
-    return loop.update(optimizer, loss_fn, state, batch, constants)
-
-  return step
-
-
-def _make_init(network, optimizer, widths):
-  @jax.jit
-  def init(key):
-    example = {name: jnp.zeros((1, *width)) for name, width in widths}
-    variables = network.init(
-      key,
-      example['old'],
-      example.get('side'),
-      example['new'],
-      False,
-      method='outputs',
-    )
-    params = variables['params']
-    return loop.State(
-      jnp.int32(0),
-      params,
-      variables.get('batch_stats', {}),
-      optimizer.init(params),
-    )
-
-  return init
-
-
-@functools.cache  # All seeds, and all weights of the same terms, run these.
-def _make_programs(network, head, error, options, recipe, num_steps, widths):
-  """-> (init, step with BatchNorm running, and frozen)."""
-  optimizer = optim.from_recipe(json.loads(recipe), num_steps)
-  init = _make_init(network, optimizer, widths)
-  running, frozen = (
-    parallel.pmap(
-      make_step(
-        network,
-        head,
-        optimizer,
-        error,
-        json.loads(options),
-        json.loads(recipe)['label_smoothing'],
-        train,
-      ),
-      in_axes=(None, 0, None),
-      out_axes=None,
-      donate=(0,),
-    )
-    for train in (True, False)
-  )
-  return init, running, frozen
-
-
-@functools.cache
-def _make_apply(network):
-  def apply(variables, batch):
-    return network.apply(variables, batch['old'], batch.get('side'))
-
-  return parallel.pmap(apply, in_axes=(None, 0), out_axes=0, local=True)
-
-
-@functools.cache
-def _make_query(network):
-  def apply(variables, batch):
-    return network.apply(variables, batch['old'], method='query')
-
-  return parallel.pmap(apply, in_axes=(None, 0), out_axes=0, local=True)
-
-
-def _padded(mapped, variables, batch):
-  """Runs on rows [row, embedding] that need not divide over the devices."""
-  count = len(batch['old'])
-  rows = parallel.round_up(count)
-  batch = {
-    name: np.pad(np.asarray(x, np.float32), ((0, rows - count), (0, 0)))
-    for name, x in batch.items()
-  }
-  out = mapped(variables, parallel.shard(batch))
-  return jax.tree.map(lambda x: parallel.unshard(x)[:count], out)

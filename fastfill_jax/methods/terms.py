@@ -4,6 +4,8 @@ A term's parameters declare what it reads, and are all it can read:
 
   aligned        the network's output [batch, embedding]
   query          new embeddings in the gallery's space [batch, embedding]
+  stored         what an item becomes when backfilled [batch, embedding]
+  aligned_offset, stored_offset   added to squared distances to them [batch]
   log_variance   [batch], or [batch, embedding] per coordinate
   old, new       embeddings of the encoders [batch, embedding]
   label          int [batch]

@@ -140,10 +140,11 @@ def evaluate(
     maps, items[new], aligned, fuse, directory / 'backfilled'
   )
   asked = gallery.write_new(maps, query[new], None, 0, directory / 'query')
-  available = readable(
-    embedded, new, aligned, log_variance, seed, maps.query is not None
-  )
-  available |= {'labels': items.column('label'), 'new': backfilled}
+  available = readable(embedded, new, aligned, log_variance, seed, maps.new_dim)
+  of_new = backfilled
+  if maps.new_dim is not None:
+    of_new = Leading(backfilled, maps.new_dim)
+  available |= {'labels': items.column('label'), 'new': of_new}
   orders, left_out = policies.make_orders(names, available)
   cutoffs = curve.cutoffs(len(items), steps)
   swept = _sweep(
@@ -197,19 +198,20 @@ def readable(
   aligned: arrays.ShardedArray,
   log_variance: arrays.ShardedArray | None,
   seed: int,
-  elsewhere: bool = False,
+  width: int | None,
 ) -> dict[str, Any]:
   """What policies may read before any backfilling; None where not there.
 
-  Of a map that puts new embeddings `elsewhere` than in their own space, no new
-  classifier or embedding is compared with aligned ones.
+  Of aligned embeddings, the first `width` coordinates: `Maps.new_dim`. Where
+  that is None no new classifier or embedding is compared with them.
   """
-  if elsewhere:
+  if width is None:
     return {
       'key': jax.random.key(seed),
       'aligned': aligned,
       'log_variance': log_variance,
     }
+  aligned = Leading(aligned, width)
   classifier = embed.load_classifier(embedded[new])
   train = splits.Pairs(embedded)
   view = train.arrays([x for x in (new, 'label') if x in train])[0]
@@ -222,6 +224,25 @@ def readable(
     'train_new': view[new],
     'train_labels': view.get('label'),
   }
+
+
+class Leading:
+  """The leading coordinates of an array [row, coordinate], cut as it is read.
+
+  A map may add coordinates of its own behind the embedding's.
+  """
+
+  def __init__(self, array: Any, width: int):
+    self.shape = len(array), min(width, array.shape[1])
+    self.dtype = array.dtype
+    self.ndim = 2
+    self._array = array
+
+  def __len__(self):
+    return len(self._array)
+
+  def __getitem__(self, rows):
+    return self._array[rows][:, : self.shape[1]]
 
 
 class _Logits:
@@ -240,10 +261,7 @@ class _Logits:
     return len(self._aligned)
 
   def __getitem__(self, rows):
-    # A map may add coordinates of its own behind the embedding's.
-    width = len(self._classifier.kernel)
-    rows = self._aligned[rows][:, :width].astype(np.float32)
-    return self._classifier.logits(rows)
+    return self._classifier.logits(self._aligned[rows].astype(np.float32))
 
 
 def _sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):

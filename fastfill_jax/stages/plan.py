@@ -52,7 +52,7 @@ def plan(
   if not parallel.is_main():
     return
   available = evaluate.readable(
-    embedded, new, aligned, log_variance, seed, maps.query is not None
+    embedded, new, aligned, log_variance, seed, maps.new_dim
   )
   ids = items.column('id')
   for policy, order in policies.make_orders(names, available)[0].items():

@@ -76,7 +76,9 @@ def sequence(
   side = items['side'][:] if 'side' in items else None
   aligned, variance = _rows(maps[0], items[old][:], side)
   of_new, of_newer = (
-    evaluate.readable(embedded, name, aligned, variance, seed)
+    evaluate.readable(
+      embedded, name, aligned, variance, seed, items[name].shape[1]
+    )
     for name in (new, newer)
   )
   labels = {'labels': items.column('label')}

@@ -59,7 +59,7 @@ def get_config(form: str = '') -> ConfigDict:
   c.serve.policies = ('random', 'sigma')
   c.serve.k = 20
   c.run.log_every = 10
-  return base.finish(c, form, _shrink, rivals=_rivals)
+  return base.finish(c, form, _shrink, rivals=_rivals, sequence=_sequence)
 
 
 def _rivals(c: ConfigDict) -> ConfigDict:
@@ -69,6 +69,21 @@ def _rivals(c: ConfigDict) -> ConfigDict:
   for name, term in (('bct', 'influence'), ('ract', 'ract')):
     c.encoders[name] = base.compatible(c.encoders.new, term, 16)
     c.alignments[name.upper()] = base.row('identity', new=name)
+  return c
+
+
+def _sequence(c: ConfigDict) -> ConfigDict:
+  c.name = 'digits_sequence'
+  c.encoders.newer = c.encoders.new.copy_and_resolve_references()
+  c.encoders.new.encoder = ConfigDict(
+    {'name': 'cnn', 'widths': (8, 8), 'embedding_dim': 24, 'dtype': 'float32'}
+  )
+  c.encoders.new.class_fraction = 0.8
+  for name in set(c.alignments) - {c.main_alignment}:
+    del c.alignments[name]
+  c.serve.policies = ()
+  c.sequence.newer = 'newer'
+  c.sequence.policies = ('random', 'sigma', 'entropy')
   return c
 
 

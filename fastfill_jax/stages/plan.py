@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastfill_jax import parallel, policies, running
-from fastfill_jax.stages import align, evaluate, gallery
+from fastfill_jax.stages import align, gallery, readable
 from fastfill_jax.storage import artifact, splits
 
 
@@ -51,7 +51,7 @@ def plan(
   )
   if not parallel.is_main():
     return
-  available = evaluate.readable(
+  available = readable.readable(
     embedded, new, aligned, log_variance, seed, maps.new_dim
   )
   ids = items.column('id')

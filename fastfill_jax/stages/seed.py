@@ -215,7 +215,6 @@ class Seed:
     """Fits and evaluates all rows; serves, plans and goes on with the main."""
     config, results = self._config, []
     for row in rows(config):
-      self._how.preemption.raise_if_requested(f'The run, before {row.name!r},')
       self.align(row)
       if {'evaluate', 'serve', 'report'}.intersection(config.stages):
         evaluated = self._evaluate(row)

@@ -101,8 +101,14 @@ def test_info_nce_has_the_own_item_before_all_others():
 def mixed_term(seed, mask):
   def term(**batch):
     key = parallel.device_key(jax.random.key(seed))
+    none = jnp.zeros(len(batch['query']))
     return bound(terms.TERMS['mixed'], mask=mask)(
-      new_square=SQUARE, key=key, **batch
+      aligned_offset=none,
+      stored=batch['query'],
+      stored_offset=none,
+      new_square=SQUARE,
+      key=key,
+      **batch,
     )
 
   return term

@@ -43,6 +43,7 @@ def _debug(c):
 
 def _add_classifier(c):
   c.alignments[base.FASTFILL] = base.row('fastfill')
+  c.alignments['mixfill (ours)'] = base.row('mixfill')
   c.main_alignment = base.FASTFILL
   return c
 

@@ -20,7 +20,7 @@ from fastfill_jax.methods import encoder_terms, terms
     ({'name': 'fct', 'network': None}, "key of method 'fct' 'network'"),
     ({'name': 'fct', 'acts_on': 'gallary'}, "did you mean 'gallery'"),
     ({'name': 'fct', 'uncertainty': 'both'}, "uncertainty 'both'"),
-    ({'name': 'fct', 'error': {'l3': 1.0}}, "term 'l3', did you mean 'l2'"),
+    ({'name': 'fct', 'error': {'dics': 1.0}}, "'dics', did you mean 'disc'"),
     ({'name': 'fct', 'error': {'l2': -1.0}}, "'l2' is -1.0; not below 0"),
     ({'name': 'fct', 'error': {'l2': 0.0}}, "'l2': 0.0} of the loss are all 0"),
     ({'name': 'fct', 'error': {}}, 'the loss are all 0'),
@@ -29,6 +29,10 @@ from fastfill_jax.methods import encoder_terms, terms
       "key of term 'l2' 'wheight', did you mean 'weight'",
     ),
     ({'name': 'fct', 'options': {'hidden_dim': 0}}, 'hidden_dim=0'),
+    (
+      {'name': 'fct', 'options': {'hiden_dim': 8}},
+      "options of a method 'hiden_dim', did you mean 'hidden_dim'",
+    ),
     (
       {'name': 'fastfill', 'acts_on': 'query'},
       "acts_on='query' leaves the gallery as it is",

@@ -9,11 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from fastfill_jax import parallel
+from fastfill_jax import choices, parallel
 from fastfill_jax.methods import method, programs, terms
 from fastfill_jax.models import alignment
 from fastfill_jax.storage import artifact, splits
 from fastfill_jax.training import loop, optim
+
+# Fields of a `Map` that are not its options.
+_FIXED = ('new_dim', 'uncertainty', 'axis_name')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,9 @@ class Network(method.Method):
         f'uncertainty={self.uncertainty!r} has no error to predict: '
         f'error={dict(self.error)}.'
       )
+    fields = {field.name for field in dataclasses.fields(self.network)}
+    fields -= {*_FIXED, 'name', 'parent'}
+    choices.check_keys('options of a method', self.options, sorted(fields))
     self.make_network(1, {})
     if self.acts_on == 'query' and self.uncertainty != 'none':
       raise ValueError(

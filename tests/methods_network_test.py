@@ -1,6 +1,7 @@
 """A map that is known is learnt, and so is how far it can be trusted."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -130,7 +131,7 @@ def test_batch_norm_is_frozen_from_the_share_on(trained):
   seen = trained[-1]
   assert len(seen) == _EPOCHS * 2048 // 256
   leaves = [np.concatenate([*map(np.ravel, jax.tree.leaves(x))]) for x in seen]
-  moves = [np.any(a != b) for a, b in zip(leaves, leaves[1:], strict=False)]
+  moves = [np.any(a != b) for a, b in itertools.pairwise(leaves)]
   middle = len(seen) // 2
   assert all(moves[: middle - 1])
   assert not any(moves[middle - 1 :])

@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 
 from configs import base, digits, embeddings
-from fastfill_jax import methods, parallel, pipeline, running
+from fastfill_jax import methods, parallel, pipeline, policies, running
 from fastfill_jax.methods import (
   contrastive,
   drift_adapter,
@@ -18,6 +18,7 @@ from fastfill_jax.methods import (
   lambda_orthogonality,
   terms,
 )
+from fastfill_jax.stages import evaluate
 
 DEVICES, EACH, WIDTH = 2, 4, 3
 # One class has one item only: a query without positives.
@@ -399,6 +400,15 @@ def test_what_methods_read():
   assert methods.make('residual').reads == ()
   for name in ('mixed', 'metric_compatible', 'orthogonal'):
     assert methods.make(name).reads == ('label',)
+
+
+def test_no_policy_compares_a_turned_gallery_with_the_new_classifier():
+  aligned = np.zeros((4, WIDTH))
+  available = evaluate.readable({}, 'new', aligned, None, 0, elsewhere=True)
+  names = ['random', 'entropy', 'prototype']
+  orders, left_out = policies.make_orders(names, available)
+  assert list(orders) == ['random']
+  assert left_out['entropy'] == ('logits',)
 
 
 def test_forms_with_rivals_are_valid():

@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 
 from configs import base, digits, embeddings
-from fastfill_jax import methods, parallel, pipeline, running
+from fastfill_jax import methods, parallel, pipeline, policies, running
 from fastfill_jax.methods import (
   contrastive,
   drift_adapter,
@@ -18,6 +18,7 @@ from fastfill_jax.methods import (
   lambda_orthogonality,
   terms,
 )
+from fastfill_jax.stages import evaluate
 
 DEVICES, EACH, WIDTH = 2, 4, 3
 # One class has one item only: a query without positives.
@@ -266,13 +267,15 @@ def test_influence_is_of_the_old_classifiers_own_classes():
 
 
 def test_orthogonality_lets_go_below_its_threshold():
-  # |4 I - I| = 3 sqrt(2); sigmoid(1 (3 sqrt(2) - 2)) of it.
+  # |4 I - I| = 3 sqrt(2), and lambda sqrt(2) times the threshold.
   far = 3 * np.sqrt(2)
   given = jnp.zeros((5, 2))
-  values = terms.orthogonality(2 * jnp.eye(2), given, threshold=2.0, slope=1.0)
+  values = terms.orthogonality(
+    2 * jnp.eye(2), given, threshold=2**0.5, slope=1.0
+  )
   np.testing.assert_allclose(values, far / (1 + np.exp(2 - far)), rtol=1e-6)
   assert values.shape == (5,)
-  low = terms.orthogonality(2 * jnp.eye(2), given, threshold=9.0, slope=10.0)
+  low = terms.orthogonality(2 * jnp.eye(2), given, threshold=6.4, slope=10.0)
   assert low.max() < 1e-6
   grad = jax.grad(lambda x: terms.orthogonality(x, given).sum())
   assert np.isfinite(grad(jnp.eye(2))).all()
@@ -285,7 +288,9 @@ def test_backward_is_the_squared_error_of_common_coordinates():
 
 @pytest.mark.parametrize('relaxed', [False, True])
 def test_unified_maps(relaxed):
-  module = lambda_orthogonality.Unified(WIDTH, relaxed=relaxed)
+  module = lambda_orthogonality.Unified(
+    WIDTH, forward='affine', relaxed=relaxed
+  )
   generator = np.random.default_rng(0)
   old, new = generator.normal(size=(2, 5, 4)).astype(np.float32)
   new = new[:, :WIDTH]
@@ -364,7 +369,11 @@ def test_orthogonal_turns_the_query_and_keeps_its_distances(tmp_path):
   new = (old @ turn.T).astype(np.float32)
   views = {'old': old, 'new': new, 'label': np.arange(64) % 8}
   maps = fit(
-    tmp_path, 'orthogonal', views, terms={'backward': 1.0, 'contrast': 0.01}
+    tmp_path,
+    'orthogonal',
+    views,
+    terms={'backward': 1.0, 'contrast': 0.01},
+    options={'forward': 'affine'},
   )
   query = maps.query(new)
   np.testing.assert_allclose(query @ query.T, new @ new.T, atol=1e-3)
@@ -379,8 +388,12 @@ def test_orthogonal_turns_the_query_and_keeps_its_distances(tmp_path):
     ('mixed', {'terms': {'mixed': {'temperature': 0}}}, 'a positive number'),
     ('low_rank', {'options': {'rank': 0}}, 'rank=0'),
     ('low_rank', {'uncertainty': 'example'}, "acts_on='query'"),
-    ('orthogonal', {'options': {'forward': 'no'}}, 'known: affine, network'),
-    ('orthogonal', {'uncertainty': 'example'}, "forward='network'"),
+    ('orthogonal', {'options': {'forward': 'no'}}, 'known: network, affine'),
+    (
+      'orthogonal',
+      {'uncertainty': 'example', 'options': {'forward': 'affine'}},
+      "forward='network'",
+    ),
   ],
 )
 def test_wrong_values_are_refused(name, changes, message):
@@ -393,6 +406,15 @@ def test_what_methods_read():
   assert methods.make('residual').reads == ()
   for name in ('mixed', 'metric_compatible', 'orthogonal'):
     assert methods.make(name).reads == ('label',)
+
+
+def test_no_policy_compares_a_turned_gallery_with_the_new_classifier():
+  aligned = np.zeros((4, WIDTH))
+  available = evaluate.readable({}, 'new', aligned, None, 0, elsewhere=True)
+  names = ['random', 'entropy', 'prototype']
+  orders, left_out = policies.make_orders(names, available)
+  assert list(orders) == ['random']
+  assert left_out['entropy'] == ('logits',)
 
 
 def test_forms_with_rivals_are_valid():

@@ -6,6 +6,8 @@ affine map of low rank, or a small perceptron beside a straight way. Networks
 are given the new embedding as `old`: acts_on='query' turns the pairs.
 """
 
+import dataclasses
+
 from flax import linen as nn
 
 from fastfill_jax.methods import network
@@ -55,13 +57,13 @@ class Residual(alignment.Map):
     return old + x, None
 
 
-LOW_RANK, RESIDUAL = (
-  network.Network(
-    source='Vejendla, EMNLP 2025, arXiv 2509.23471',
-    module=__name__,
-    network=module,
-    error={'l2': 1.0},
-    acts_on='query',
-  )
-  for module in (LowRank, Residual)
+LOW_RANK = network.Network(
+  source='Vejendla, EMNLP 2025, arXiv 2509.23471',
+  module=__name__,
+  network=LowRank,
+  error={'l2': 1.0},
+  acts_on='query',
+)
+RESIDUAL = dataclasses.replace(
+  LOW_RANK, network=Residual, options={'hidden_dim': 256}
 )

@@ -24,7 +24,7 @@ from fastfill_jax import choices
 from fastfill_jax.methods import network
 from fastfill_jax.models import alignment, layers
 
-FORWARDS = ('affine', 'network')
+FORWARDS = ('network', 'affine')
 
 
 class Affine(alignment.Map):
@@ -43,12 +43,12 @@ class Unified(alignment.Map):
   """F(old), and B(new) as the query; B begins as the identity.
 
   Attributes:
-    forward: F: 'affine' as in the paper, or FastFill's 'network'.
-    hidden_dim: Of the latter.
+    forward: F: FastFill's 'network', or an 'affine' map; the paper has both.
+    hidden_dim: Of the network.
     relaxed: Whether B is affine, or a rotation.
   """
 
-  forward: str = 'affine'
+  forward: str = 'network'
   hidden_dim: int = 2048
   relaxed: bool = False
   in_new_space: ClassVar[bool] = False
@@ -109,5 +109,5 @@ RELAXED = dataclasses.replace(
   STRICT,
   source='Ricci et al., NeurIPS 2025, arXiv 2509.16664',
   options={'relaxed': True},
-  terms=_TERMS | {'orthogonality': {'weight': 1.0, 'threshold': 12.0}},
+  terms=_TERMS | {'orthogonality': 1.0},
 )

@@ -18,7 +18,7 @@ from fastfill_jax.methods import (
   lambda_orthogonality,
   terms,
 )
-from fastfill_jax.stages import evaluate
+from fastfill_jax.stages import readable
 
 DEVICES, EACH, WIDTH = 2, 4, 3
 # One class has one item only: a query without positives.
@@ -410,7 +410,7 @@ def test_what_methods_read():
 
 def test_no_policy_compares_a_turned_gallery_with_the_new_classifier():
   aligned = np.zeros((4, WIDTH))
-  available = evaluate.readable({}, 'new', aligned, None, 0, elsewhere=True)
+  available = readable.readable({}, 'new', aligned, None, 0, None)
   names = ['random', 'entropy', 'prototype']
   orders, left_out = policies.make_orders(names, available)
   assert list(orders) == ['random']

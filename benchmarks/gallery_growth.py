@@ -20,7 +20,8 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import memory, table
-from fastfill_jax import curve, embeddings
+from fastfill_jax import curve
+from fastfill_jax.storage import arrays
 
 _N = flags.DEFINE_list(
   'n', ['10000', '30000', '100000', '300000', '1000000'], 'Gallery sizes.'
@@ -50,10 +51,10 @@ def write_gallery(directory: pathlib.Path, n: int):
     spread = rng.lognormal(0, 0.5, (rows, 1)).astype(np.float32)
     noise = rng.standard_normal((2, rows, _DIM.value), np.float32) * spread
     new = np.maximum(means[labels] + noise[0], 0)
-    embeddings.write_shard(directory / 'label', shard, labels)
-    embeddings.write_shard(directory / 'new', shard, new)
+    arrays.write_shard(directory / 'label', shard, labels)
+    arrays.write_shard(directory / 'new', shard, new)
     aligned = np.maximum(new + noise[1] / 2, 0)
-    embeddings.write_shard(directory / 'aligned', shard, aligned)
+    arrays.write_shard(directory / 'aligned', shard, aligned)
 
 
 def measure(n: int) -> dict:
@@ -62,7 +63,7 @@ def measure(n: int) -> dict:
     directory = pathlib.Path(folder)
     write_gallery(directory, n)
     labels, aligned, new = (
-      embeddings.ShardedArray(directory / name)
+      arrays.ShardedArray(directory / name)
       for name in ('label', 'aligned', 'new')
     )
     labels = labels[:]

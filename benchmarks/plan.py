@@ -17,7 +17,8 @@ from absl import app, flags
 
 from benchmarks import memory, table
 from configs import embeddings as config_file
-from fastfill_jax import embeddings, parallel, pipeline
+from fastfill_jax import parallel, pipeline
+from fastfill_jax.storage import arrays
 
 _N = flags.DEFINE_list('n', ['100000', '1000000'], 'Items.')
 _DIM = flags.DEFINE_integer('dim', 128, 'Of both embeddings.')
@@ -38,13 +39,13 @@ def write_source(source: pathlib.Path, n: int):
     ('train', slice(_PAIRS)),
     ('gallery', slice(_PAIRS, None)),
   ):
-    embeddings.write(source / split / 'old', old[rows])
-    embeddings.write(source / split / 'new', new[rows])
-  embeddings.write(source / 'gallery' / 'label', np.arange(_PAIRS) % 100)
+    arrays.write(source / split / 'old', old[rows])
+    arrays.write(source / split / 'new', new[rows])
+  arrays.write(source / 'gallery' / 'label', np.arange(_PAIRS) % 100)
   for shard, start in enumerate(range(0, n, _SHARD)):
     shape = min(_SHARD, n - start), _DIM.value
     rows = np.random.default_rng(shard).standard_normal(shape, np.float32)
-    embeddings.write_shard(
+    arrays.write_shard(
       source / 'backfill' / 'old', shard, rows.astype(np.float16)
     )
 

@@ -57,6 +57,9 @@ def get_config() -> ConfigDict:
   c.data.eval_transform = ConfigDict(
     {'name': 'resize_center_crop', 'resize': 256, 'size': 224}
   )
+  # Numbers of classes that nothing is trained on, encoders and alignments
+  # alike; they alone are then the gallery's and the queries'.
+  c.data.held_out = ()
   # Subgroups of the report: a column of the data set and the values in it that
   # make the minority; or a CSV file with a group for every class.
   c.data.group_column = ''
@@ -101,6 +104,7 @@ def get_config() -> ConfigDict:
       'disc+u': loss(0, 1, 'example'),
       FASTFILL: row('fastfill'),
       'l2+disc+u per coordinate': loss(1, 1, 'coordinate'),
+      'mixfill (ours)': row('mixfill'),
     }
   )
   c.main_alignment = FASTFILL  # of the report's main figure
@@ -109,11 +113,12 @@ def get_config() -> ConfigDict:
   c.evaluate.policies = (
     'random',
     'sigma',
+    'entropy',
+    'sigma_entropy',
+    'neighbour_entropy',
+    'sigma_neighbours',
     'class_mean_predicted',
     'prototype',
-    'entropy',
-    'margin',
-    'least_confidence',
     'class_mean',
     'distance',
   )
@@ -208,7 +213,6 @@ def loss(
 ) -> ConfigDict:
   """FastFill with other weights: a subset of its loss."""
   weights = {'l2': float(l2), 'disc': float(disc)}
-  weights = {name: weight for name, weight in weights.items() if weight}
   changed = {} if uncertainty == 'example' else {'uncertainty': uncertainty}
   return row(method, error=weights, **changed)
 
@@ -236,6 +240,52 @@ def add_side(c: ConfigDict) -> ConfigDict:
   """Adds the rows of FCT and FastFill with side-information."""
   c.alignments['l2 (FCT) + side'] = row('fct', side=True)
   c.alignments[f'{FASTFILL} + side'] = row('fastfill', side=True)
+  return c
+
+
+def add_rivals(c: ConfigDict, labels: bool = True) -> ConfigDict:
+  """Puts what others do with pairs beside the floor, FCT and FastFill.
+
+  Args:
+    c: The config.
+    labels: Whether labels and the new classifier are there to be read.
+  """
+  kept = {'procrustes', 'ridge', 'l2 (FCT)', 'l2+u'}
+  kept |= {FASTFILL} if labels else set()
+  for name in set(c.alignments) - kept:
+    del c.alignments[name]
+  c.evaluate.policies = (
+    'random',
+    'sigma',
+    'entropy',
+    'class_mean',
+    'class_mean_cosine',
+  )
+  rows = {
+    'procrustes, query': row('procrustes', acts_on='query'),
+    'low rank, query (Drift-Adapter)': row('low_rank'),
+    'residual, query (Drift-Adapter)': row('residual'),
+    'l2+u+InfoNCE': row('info_nce'),
+  }
+  if labels:
+    aligned_only = {'mixed': {'weight': 1.0, 'mask': 'none'}}
+    rows |= {
+      'l2+u+contrastive': row('mixed', terms=aligned_only),
+      'l2+u+mixed': row('mixed'),
+      'l2+u+metric-compatible': row('metric_compatible'),
+      'orthogonal': row('orthogonal'),
+      'lambda-orthogonal': row('lambda_orthogonality'),
+    }
+  c.alignments.update(rows)
+  return c
+
+
+def compatible(new: ConfigDict, term: str, width: int) -> ConfigDict:
+  """The new encoder, trained by one more term to fit the old one's gallery."""
+  c = new.copy_and_resolve_references()
+  c.encoder.embedding_dim = width
+  c.terms[term] = 1.0
+  c.teacher = 'old'
   return c
 
 

@@ -52,4 +52,19 @@ def get_config(form: str = '') -> ConfigDict:
   c.alignments['10 l2+disc+u'] = base.loss(10, 1, 'example')
   c.main_alignment = '10 l2+disc+u'
   c.serve.policies = ('random', 'sigma')
-  return base.finish(c, form, base.shrink)
+  return base.finish(c, form, base.shrink, open=_open, shifted=_shifted)
+
+
+def _open(c: ConfigDict) -> ConfigDict:
+  """80 classes for all trainings, of which old saw 40; the gallery's others."""
+  c.name = 'cifar100_small_open'
+  c.data.held_out = tuple(range(80, 100))
+  c.encoders.old.class_fraction = 0.4
+  return c
+
+
+def _shifted(c: ConfigDict) -> ConfigDict:
+  """A gallery of another source than what everything was trained on."""
+  c.name = 'cifar100_small_shifted'
+  c.data.eval_transform = ConfigDict({'name': 'shifted'})
+  return c

@@ -6,7 +6,9 @@ one a small convolutional network that saw all ten; gallery and queries are the
 
   python -m fastfill_jax.main --config=configs/digits.py
 
-Time and expected numbers: see the README.
+`:rivals` puts later and earlier methods beside it: those of base.add_rivals,
+and BCT and RACT, whose new encoders learn to fit the old one's gallery, and so
+have its 16 dimensions. Time and expected numbers: see the README.
 """
 
 from ml_collections import ConfigDict
@@ -55,8 +57,34 @@ def get_config(form: str = '') -> ConfigDict:
   c.align.optimizer.learning_rate = 1e-3
   del c.alignments['identity']  # 16 and 32 dimensions
   c.serve.policies = ('random', 'sigma')
+  c.serve.k = 20
   c.run.log_every = 10
-  return base.finish(c, form, _shrink)
+  return base.finish(c, form, _shrink, rivals=_rivals, sequence=_sequence)
+
+
+def _rivals(c: ConfigDict) -> ConfigDict:
+  c.name = 'digits_rivals'
+  base.add_rivals(c)
+  c.alignments['low rank, query (Drift-Adapter)'].options = {'rank': 8}
+  for name, term in (('bct', 'influence'), ('ract', 'ract')):
+    c.encoders[name] = base.compatible(c.encoders.new, term, 16)
+    c.alignments[name.upper()] = base.row('identity', new=name)
+  return c
+
+
+def _sequence(c: ConfigDict) -> ConfigDict:
+  c.name = 'digits_sequence'
+  c.encoders.newer = c.encoders.new.copy_and_resolve_references()
+  c.encoders.new.encoder = ConfigDict(
+    {'name': 'cnn', 'widths': (8, 8), 'embedding_dim': 24, 'dtype': 'float32'}
+  )
+  c.encoders.new.class_fraction = 0.8
+  for name in set(c.alignments) - {c.main_alignment}:
+    del c.alignments[name]
+  c.serve.policies = ()
+  c.sequence.newer = 'newer'
+  c.sequence.policies = ('random', 'sigma', 'entropy')
+  return c
 
 
 def _shrink(c: ConfigDict) -> ConfigDict:

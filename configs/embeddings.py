@@ -6,7 +6,9 @@
 DIR holds train/{old,new}.npy, gallery/{old,new,label}.npy and what else
 fastfill_jax/stages/external.py names; with backfill/old.npy the stored gallery
 is aligned and put in order. `:classifier` adds FastFill's loss, for those who
-have the new model's classifier as DIR/classifier.npy.
+have the new model's classifier as DIR/classifier.npy; `:rivals` sets other
+methods beside it, and `:rivals_of_pairs` those that read neither classifier
+nor labels.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +26,14 @@ def get_config(form: str = '') -> ConfigDict:
   for name in set(c.alignments) - set(kept):
     del c.alignments[name]
   c.main_alignment = 'l2+u'
-  return base.finish(c, form, _debug, classifier=_add_classifier)
+  return base.finish(
+    c,
+    form,
+    _debug,
+    classifier=_add_classifier,
+    rivals=_rivals,
+    rivals_of_pairs=_rivals_of_pairs,
+  )
 
 
 def _debug(c):
@@ -34,5 +43,16 @@ def _debug(c):
 
 def _add_classifier(c):
   c.alignments[base.FASTFILL] = base.row('fastfill')
+  c.alignments['mixfill (ours)'] = base.row('mixfill')
   c.main_alignment = base.FASTFILL
   return c
+
+
+def _rivals(c):
+  c.name = 'embeddings_rivals'
+  return base.add_rivals(_add_classifier(c))
+
+
+def _rivals_of_pairs(c):
+  c.name = 'embeddings_rivals'
+  return base.add_rivals(c, labels=False)

@@ -32,5 +32,5 @@ def check_keys(what: str, given: Iterable[str], known: Iterable[str]):
 
 def nearest(name: str, known: Iterable[str]) -> str:
   """', did you mean ...?', or nothing."""
-  close = difflib.get_close_matches(str(name), list(known), n=1)
+  close = difflib.get_close_matches(str(name), list(known), 1, 0.5)
   return f', did you mean {close[0]!r}?' if close else ''

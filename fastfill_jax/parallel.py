@@ -170,6 +170,16 @@ def mean(tree: Any) -> Any:
   return jax.lax.pmean(tree, AXIS)
 
 
+def everywhere(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """All devices' rows, and the number of the own first, inside a pmap.
+
+  A loss of the own rows against all rows is averaged as any other: the mean
+  over devices of its gradients is the gradient of the mean over all rows.
+  """
+  rows = jax.lax.all_gather(x, AXIS, tiled=True)
+  return rows, len(x) * jax.lax.axis_index(AXIS)
+
+
 def device_key(key: jax.Array) -> jax.Array:
   """A different key on every device, inside a pmapped function."""
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))

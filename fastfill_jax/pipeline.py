@@ -92,6 +92,8 @@ def _check_encoders(config, table):
       if other:
         choices.check(f'encoder that {name!r} reads', other, encoders)
     encode.check(name, recipe)
+    if recipe['teacher']:
+      encode.check_teacher(name, recipe, encoders[recipe['teacher']])
   stage_seed.in_order(encoders, encoders)
   if not 0 <= config.data.validation_fraction < 1:
     raise ValueError(

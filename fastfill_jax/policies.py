@@ -114,6 +114,40 @@ def entropy(logits: np.ndarray) -> np.ndarray:
   return _descending(_rows(score, logits=logits))
 
 
+def neighbour_entropy(
+  aligned: np.ndarray, train_new: np.ndarray, train_labels: np.ndarray
+) -> np.ndarray:
+  """Largest entropy of the labels of the nearest training items first.
+
+  `entropy` for those who have no classifier: of the new embeddings of training
+  examples, the 25 nearest to the aligned one, by Euclidean distance, among
+  20,000 at most.
+  """
+  return _descending(
+    _neighbour_entropies(aligned, train_new, _check_labels(train_labels))
+  )
+
+
+def sigma_entropy(log_variance: np.ndarray, logits: np.ndarray) -> np.ndarray:
+  """By the mean of the ranks under `sigma` and `entropy`.
+
+  One says how far off an item is, the other how much may lie in between.
+  """
+  return _by_mean_rank(sigma(log_variance), entropy(logits))
+
+
+def sigma_neighbours(
+  log_variance: np.ndarray,
+  aligned: np.ndarray,
+  train_new: np.ndarray,
+  train_labels: np.ndarray,
+) -> np.ndarray:
+  """By the mean of the ranks under `sigma` and `neighbour_entropy`."""
+  return _by_mean_rank(
+    sigma(log_variance), neighbour_entropy(aligned, train_new, train_labels)
+  )
+
+
 def margin(logits: np.ndarray) -> np.ndarray:
   """Smallest difference of the two largest class probabilities first."""
   if logits.shape[1] < 2:
@@ -142,6 +176,9 @@ POLICIES: dict[str, Callable[..., np.ndarray]] = {
   'class_mean_predicted': class_mean_predicted,
   'prototype': prototype,
   'entropy': entropy,
+  'neighbour_entropy': neighbour_entropy,
+  'sigma_entropy': sigma_entropy,
+  'sigma_neighbours': sigma_neighbours,
   'margin': margin,
   'least_confidence': least_confidence,
 }
@@ -271,6 +308,38 @@ def _from_class_mean(far, aligned, labels):
       labels=index,
     )
   )
+
+
+def _by_mean_rank(*orders):
+  positions = np.zeros(len(orders[0]))
+  for order in orders:
+    positions[order] += np.arange(len(order))
+  return np.argsort(positions, kind='stable')
+
+
+def _neighbour_entropies(aligned, train_new, train_labels, k=25, most=20_000):
+  some = np.linspace(0, len(train_new) - 1, min(most, len(train_new)))
+  some = np.unique(some.astype(int))
+  train = np.asarray(train_new[some], np.float32)
+  _check_finite('train_new', train, 0)
+  _, codes = np.unique(np.asarray(train_labels[some]), return_inverse=True)
+  half_square = np.einsum('ne,ne->n', train, train) / 2
+  k = min(k, len(train))
+
+  def score(rows):
+    nearness = rows.astype(np.float32) @ train.T - half_square
+    nearest = np.argpartition(-nearness, k - 1, axis=1)[:, :k]
+    labels = codes[nearest]
+    # The mean of -log of each one's share is the entropy of all.
+    same = labels[:, :, None] == labels[:, None, :]
+    return -np.log(same.mean(axis=2)).mean(axis=1)
+
+  scores = []
+  for start in range(0, len(aligned), 1024):
+    rows = np.asarray(aligned[start : start + 1024])
+    _check_finite('aligned', rows, start)
+    scores.append(score(rows))
+  return np.concatenate(scores)
 
 
 def _mean_of_row(x):

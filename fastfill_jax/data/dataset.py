@@ -91,11 +91,23 @@ def open_split(
 def split_rows(
   data: Data, source: sources.Source
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Rows of the training split to train on, and to validate on."""
+  """Rows of the training split to train on, and to validate on.
+
+  Held-out classes are in neither.
+  """
   fraction = data['validation_fraction']
-  if not fraction:
-    return np.arange(len(source)), np.arange(0)
-  return subsets.split_validation(source.labels, fraction, seed=0)
+  rows, validation = np.arange(len(source)), np.arange(0)
+  if fraction:
+    rows, validation = subsets.split_validation(source.labels, fraction, seed=0)
+  seen = ~np.isin(source.labels, data['held_out'])
+  return rows[seen[rows]], validation[seen[validation]]
+
+
+def searched_rows(data: Data, source: sources.Source) -> np.ndarray:
+  """Rows of the gallery or the queries: all, or of the held-out classes."""
+  if not data['held_out']:
+    return np.arange(len(source))
+  return np.flatnonzero(np.isin(source.labels, data['held_out']))
 
 
 def groups(data: Data, source: sources.Source) -> np.ndarray | None:

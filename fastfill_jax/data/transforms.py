@@ -137,6 +137,36 @@ def small_shift(
   return pad_crop_flip(rng, image, pad=shift, flip=0.0)
 
 
+def shifted(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  *,
+  keep: float = 0.85,
+  brightness: float = 0.6,
+  sigma: float = 0.6,
+) -> np.ndarray:
+  """The image as of another source: cropped, dark and blurred, size kept.
+
+  Args:
+    rng: not read: every image is changed alike.
+    image: uint8 [height, width, channel].
+    keep: share of each side that the centre crop keeps.
+    brightness: what pixels are multiplied by.
+    sigma: of the Gaussian blur, in pixels; 0 for none.
+
+  Returns:
+    uint8 [height, width, channel].
+  """
+  del rng
+  height, width = image.shape[:2]
+  crop = _center_crop(image, round(keep * height), round(keep * width))
+  image = _resize(crop, height, width)
+  if sigma:
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma)
+    image = blurred.reshape(height, width, -1)
+  return np.rint(image * brightness).astype(np.uint8)
+
+
 def simclr(
   rng: np.random.Generator,
   image: np.ndarray,
@@ -214,6 +244,7 @@ TRANSFORMS = {
   'random_resized_crop_flip': random_resized_crop_flip,
   'resize_center_crop': resize_center_crop,
   'resize_flip': resize_flip,
+  'shifted': shifted,
   'simclr': simclr,
   'small_shift': small_shift,
 }
@@ -221,11 +252,14 @@ TRANSFORMS = {
 
 _RANGES = {
   'blur': (0, 1),
+  'brightness': (0, 1),
   'flip': (0, 1),
+  'keep': (0.1, 1),
   'min_scale': (0, 1),
   'pad': (0, math.inf),
   'resize': (1, math.inf),
   'shift': (0, math.inf),
+  'sigma': (0, math.inf),
   'size': (1, math.inf),
   'strength': (0, 1),
 }

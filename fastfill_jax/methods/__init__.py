@@ -11,7 +11,18 @@ import dataclasses
 from typing import Any
 
 from fastfill_jax import choices
-from fastfill_jax.methods import closed_forms, fastfill, fct, method
+from fastfill_jax.methods import (
+  closed_forms,
+  drift_adapter,
+  fastfill,
+  fct,
+  info_nce,
+  lambda_orthogonality,
+  method,
+  metric_compatible,
+  mixed,
+  mixfill,
+)
 
 METHODS: dict[str, method.Method] = {
   'identity': closed_forms.IDENTITY,
@@ -19,6 +30,14 @@ METHODS: dict[str, method.Method] = {
   'ridge': closed_forms.RIDGE,
   'fct': fct.METHOD,
   'fastfill': fastfill.METHOD,
+  'info_nce': info_nce.METHOD,
+  'mixed': mixed.METHOD,
+  'mixfill': mixfill.METHOD,
+  'metric_compatible': metric_compatible.METHOD,
+  'orthogonal': lambda_orthogonality.STRICT,
+  'lambda_orthogonality': lambda_orthogonality.RELAXED,
+  'low_rank': drift_adapter.LOW_RANK,
+  'residual': drift_adapter.RESIDUAL,
 }
 
 

@@ -228,7 +228,10 @@ class ClosedForm(method.Method):
       return apply(params, x).astype(np.float32)
 
     if self.acts_on == 'gallery':
-      return method.Maps(lambda old, side=None: (mapped(old), None))
+      return method.Maps(
+        lambda old, side=None: (mapped(old), None),
+        new_dim=params.kernel.shape[1],
+      )
     return method.Maps(
       lambda old, side=None: (np.asarray(old, np.float32), None), mapped
     )

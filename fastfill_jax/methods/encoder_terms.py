@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from fastfill_jax import losses, parallel
+from fastfill_jax.methods import contrastive
 
 
 def classify(
@@ -36,7 +37,50 @@ def simclr(logits: jax.Array, *, temperature: float = 0.1) -> jax.Array:
   return losses.nt_xent(view_a, view_b, temperature, parallel.AXIS)
 
 
+def influence(
+  embedding: jax.Array,
+  label: jax.Array,
+  teacher_weights: jax.Array,
+  teacher_classes: jax.Array,
+) -> jax.Array:
+  """The old classifier on new embeddings: BCT (CVPR 2020, arXiv 2003.11942).
+
+  Among the classes that it has learned; 0 for images of others.
+  """
+  known = teacher_classes[label]
+  logits = embedding @ teacher_weights
+  logits = jnp.where(teacher_classes[None], logits, -jnp.inf)
+  label = jnp.where(known, label, jnp.argmax(teacher_classes))
+  return jnp.where(known, losses.cross_entropy(logits, label), 0)
+
+
+def ract(
+  embedding: jax.Array,
+  label: jax.Array,
+  teacher_embedding: jax.Array,
+  *,
+  temperature: float = 0.1,
+) -> jax.Array:
+  """RACT's contrast (ICLR 2022, arXiv 2201.09724), by cosine.
+
+  A new embedding is nearer to its image's old one than to the old ones *and*
+  the new ones of other classes: on old negatives alone, a new one may come
+  before the right old one while the gallery is backfilled.
+  """
+  new, old = map(contrastive.normalise, (embedding, teacher_embedding))
+  others = ~contrastive.same(label)
+  candidates = [new @ parallel.everywhere(x)[0].T for x in (old, new)]
+  similarity = jnp.concatenate(
+    [jnp.sum(new * old, axis=1, keepdims=True), *candidates], axis=1
+  )
+  own = jnp.arange(similarity.shape[1])[None] == jnp.zeros_like(label)[:, None]
+  counted = jnp.concatenate([own[:, :1], others, others], axis=1)
+  return contrastive.ranked(similarity / temperature, own, counted)
+
+
 TERMS: dict[str, Callable[..., jax.Array]] = {
   'classify': classify,
   'simclr': simclr,
+  'influence': influence,
+  'ract': ract,
 }

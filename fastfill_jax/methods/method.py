@@ -4,7 +4,8 @@ There are two kinds, `closed_forms.ClosedForm` and `network.Network`. A fitted
 one puts a gallery and its queries in one space, whatever it maps:
 
   h(old)        stored in place of an old embedding, at once
-  query(new)    what is asked with, and stored when an item is backfilled
+  query(new)    what is asked with
+  store(new, h(old))   stored when an item is backfilled, by default query(new)
 
 FastFill maps the gallery alone, and `query` is the identity; Drift-Adapter
 maps the query into the old space, and `h` is.
@@ -34,10 +35,17 @@ class Maps:
     align: (old [row, embedding], side or None) -> (aligned [row, embedding],
       log_variance [row], [row, embedding] or None), all float32.
     query: new [row, embedding] -> [row, embedding], or None for itself.
+    store: (new, aligned) -> what an item becomes when it is backfilled [row,
+      embedding], or None for query(new).
+    new_dim: How many leading coordinates of what is aligned are a new
+      embedding, which the new classifier can read; None if the space is
+      another.
   """
 
   align: Callable[[Array, Array | None], tuple[Array, Array | None]]
   query: Callable[[Array], Array] | None = None
+  store: Callable[[Array, Array], Array] | None = None
+  new_dim: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fastfill_jax import choices, losses, parallel
-from fastfill_jax.methods import method, terms
+from fastfill_jax import choices, parallel
+from fastfill_jax.methods import method, programs, terms
 from fastfill_jax.models import alignment
 from fastfill_jax.storage import artifact, splits
 from fastfill_jax.training import loop, optim
@@ -55,7 +54,7 @@ class Network(method.Method):
     fields = {field.name for field in dataclasses.fields(self.network)}
     fields -= {*_FIXED, 'name', 'parent'}
     choices.check_keys('options of a method', self.options, sorted(fields))
-    self._make(1, {})
+    self.make_network(1, {})
     if self.acts_on == 'query' and self.uncertainty != 'none':
       raise ValueError(
         "acts_on='query' leaves the gallery as it is: set uncertainty='none'."
@@ -64,18 +63,20 @@ class Network(method.Method):
   @property
   def reads(self) -> tuple[str, ...]:
     """See `Method`."""
-    read = {x for name in self._parsed()[0] for x in _reads(name)}
-    kinds = {
-      'side': self.side,
-      'label': 'label' in read,
-      'classifier': bool({'logits', 'class_weights'} & read),
-    }
-    return tuple(name for name, needed in kinds.items() if needed)
+    weights, _ = self._parsed()
+    needed = {x for name in weights if weights[name] for x in _needs(name)}
+    needed |= {'side'} if self.side else set()
+    return tuple(sorted(needed))
 
   def _parsed(self):
     return terms.parse({**self.error, **self.terms}, terms.TERMS)
 
-  def _make(self, new_dim, recipe, axis_name=None) -> alignment.Map:
+  def make_network(
+    self,
+    new_dim: int,
+    recipe: Mapping[str, Any],
+    axis_name: str | None = None,
+  ) -> alignment.Map:
     """The network, its hidden width by default the recipe's."""
     fields = {field.name for field in dataclasses.fields(self.network)}
     options = {k: v for k, v in recipe.items() if k in fields} | self.options
@@ -92,14 +93,23 @@ class Network(method.Method):
     views = [_turned(view, self.acts_on) for view in views]
     widths = {name: view.shape[1:] for name, view in views[0].items()}
     size = len(views[0]['old'])
-    network = self._make(widths['new'][0], recipe, parallel.AXIS)
+    network = self.make_network(widths['new'][0], recipe, parallel.AXIS)
     num_steps = optim.num_steps(recipe, size)
+    if self.acts_on == 'query':
+      classifier = None  # Its embeddings are not those of the gallery.
+    there = {*views[0], *(('classifier',) if classifier else ())}
     weights, options = self._parsed()
-    init, running, frozen = _make_programs(
+    # Terms of weight 0 stay, if they can: one program serves all weights.
+    weights = {
+      name: weight
+      for name, weight in weights.items()
+      if weight or there.issuperset(_needs(name))
+    }
+    init, running, frozen = programs.make_programs(
       network,
-      classifier.head if 'classifier' in self.reads else None,
-      tuple(self.error),
-      json.dumps(options, sort_keys=True),
+      classifier.head if classifier else None,
+      tuple(sorted(name for name in self.error if name in weights)),
+      json.dumps({name: options[name] for name in weights}, sort_keys=True),
       json.dumps(recipe, sort_keys=True),
       num_steps,
       tuple(widths.items()),
@@ -108,13 +118,16 @@ class Network(method.Method):
       'weights': weights,
       'key': jax.random.key_data(jax.random.key(seed)),
     }
-    if 'classifier' in self.reads:
+    if classifier:
       constants['class_weights'] = classifier.kernel
-    if any('new_square' in _reads(name) for name in weights):
-      constants['new_square'] = np.float32(_mean_square(views))
+    constants['new_square'] = np.float32(_mean_square(views))
+    state = init(jax.random.key(seed))
+    if 'new_square' in state.batch_stats:
+      held = state.batch_stats | {'new_square': constants['new_square']}
+      state = state.replace(batch_stats=held)
     freeze_step = int(recipe['freeze_batch_norm'] * num_steps)
     state = loop.fit(
-      init(jax.random.key(seed)),
+      state,
       lambda step, state, batch: (running if step < freeze_step else frozen)(
         state, batch, constants
       ),
@@ -138,28 +151,43 @@ class Network(method.Method):
   def load(self, directory) -> method.Maps:
     """See `Method`."""
     fields = artifact.read_json(directory / 'network.json')
-    new_dim = fields.pop('new_dim')
-    network = self._make(new_dim, fields)
+    network = self.make_network(fields.pop('new_dim'), fields)
     variables = artifact.load_variables(directory / 'variables.msgpack')
 
-    def align(old, side=None):
-      arrays = {'old': old} | ({'side': side} if self.side else {})
-      return _padded(_make_apply(network), variables, arrays)
+    def run(name, *arrays):
+      return programs.apply(network, name, variables, *arrays)
 
-    def query(new):
-      return _padded(_make_query(network), variables, {'old': new})
+    def align(old, side=None):
+      return run('__call__', old, *((side,) if self.side else ()))
 
     if self.acts_on == 'query':
       return method.Maps(
         lambda old, side=None: (np.asarray(old, np.float32), None),
-        lambda new: align(new)[0],
+        query=lambda new: align(new)[0],
+        new_dim=None,
       )
-    mapped = self.network.query is not alignment.Map.query
-    return method.Maps(align, query if mapped else None)
+    return method.Maps(
+      align,
+      query=functools.partial(run, 'query') if self._has('query') else None,
+      store=functools.partial(run, 'store') if self._has('store') else None,
+      new_dim=network.new_dim if network.in_new_space else None,
+    )
+
+  def _has(self, name: str) -> bool:
+    """Whether the network has its own of a method of `Map`."""
+    return getattr(self.network, name) is not getattr(alignment.Map, name)
 
 
-def _reads(name: str) -> tuple[str, ...]:
-  return terms.reads(terms.TERMS[name])
+def _needs(name: str) -> tuple[str, ...]:
+  """What has to be there for a term, in the words of `Method.reads`."""
+  kinds = {
+    'label': 'label',
+    'logits': 'classifier',
+    'class_weights': 'classifier',
+  }
+  return tuple(
+    kinds[read] for read in terms.reads(terms.TERMS[name]) if read in kinds
+  )
 
 
 def _turned(view, acts_on):
@@ -177,142 +205,3 @@ def _mean_square(views) -> float:
     total = total + new.sum(axis=0, dtype=np.float64)
     square += float(np.sum(new.astype(np.float64) ** 2))
   return 2 * (square / count - float(np.sum((total / count) ** 2)))
-
-
-def make_step(network, head, optimizer, error, options, label_smoothing, train):
-  """One step on a loss of terms, to be pmapped.
-
-  Args:
-    network: A `Map`.
-    head: The new model's classifier module, or None if no term reads it.
-    optimizer: Of the network.
-    error: Names of the terms that the uncertainty predicts.
-    options: Of every term, by name.
-    label_smoothing: What terms read by this name.
-    train: False: BatchNorm is frozen.
-
-  Returns:
-    step(state, batch, constants) -> (state, metrics); batch holds 'old', 'new'
-    and perhaps 'side' [batch, embedding] and 'label' [batch]; constants are
-    'weights' and what else the terms read, so that one program serves all
-    seeds and weights.
-  """
-
-  def loss_fn(params, batch_stats, batch, constants):
-    outputs, updates = network.apply(
-      {'params': params, 'batch_stats': batch_stats},
-      batch['old'],
-      batch.get('side'),
-      batch['new'],
-      train,
-      method='outputs',
-      mutable=['batch_stats'],
-    )
-    available = batch | constants | outputs
-    available['label_smoothing'] = label_smoothing
-    if head is not None:
-      kernel = {'params': {'kernel': constants['class_weights']}}
-      available['logits'] = head.apply(kernel, outputs['aligned'])
-    values = {}
-    for name, chosen in options.items():
-      term = terms.TERMS[name]
-      arguments = {read: available[read] for read in terms.reads(term)}
-      values[name] = term(**arguments, **chosen)
-    weighted = {
-      name: constants['weights'][name] * value for name, value in values.items()
-    }
-    loss = losses.uncertain(
-      [weighted[name] for name in error], outputs.get('log_variance')
-    )
-    for name in set(weighted) - set(error):
-      loss += losses.per_example(weighted[name])
-    metrics = {name: jnp.mean(value) for name, value in values.items()}
-    metrics['loss'] = jnp.mean(loss)
-    if 'log_variance' in outputs:
-      metrics['log_variance'] = jnp.mean(outputs['log_variance'])
-    return metrics['loss'], (metrics, updates.get('batch_stats', {}))
-
-  def step(state, batch, constants):
-    batch = {
-      name: x if name == 'label' else x.astype(jnp.float32)
-      for name, x in batch.items()
-    }
-    key = jax.random.fold_in(
-      jax.random.wrap_key_data(constants['key']), state.step
-    )
-    constants = constants | {'key': parallel.device_key(key)}
-    return loop.update(optimizer, loss_fn, state, batch, constants)
-
-  return step
-
-
-@functools.cache  # All seeds, and all weights of the same terms, run these.
-def _make_programs(network, head, error, options, recipe, num_steps, widths):
-  """-> (init, step with BatchNorm running, and frozen)."""
-  optimizer = optim.from_recipe(json.loads(recipe), num_steps)
-
-  @jax.jit
-  def init(key):
-    example = {name: jnp.zeros((1, *width)) for name, width in widths}
-    variables = network.init(
-      key,
-      example['old'],
-      example.get('side'),
-      example['new'],
-      False,
-      method='outputs',
-    )
-    params = variables['params']
-    return loop.State(
-      jnp.int32(0),
-      params,
-      variables.get('batch_stats', {}),
-      optimizer.init(params),
-    )
-
-  running, frozen = (
-    parallel.pmap(
-      make_step(
-        network,
-        head,
-        optimizer,
-        error,
-        json.loads(options),
-        json.loads(recipe)['label_smoothing'],
-        train,
-      ),
-      in_axes=(None, 0, None),
-      out_axes=None,
-      donate=(0,),
-    )
-    for train in (True, False)
-  )
-  return init, running, frozen
-
-
-@functools.cache
-def _make_apply(network):
-  def apply(variables, batch):
-    return network.apply(variables, batch['old'], batch.get('side'))
-
-  return parallel.pmap(apply, in_axes=(None, 0), out_axes=0, local=True)
-
-
-@functools.cache
-def _make_query(network):
-  def apply(variables, batch):
-    return network.apply(variables, batch['old'], method='query')
-
-  return parallel.pmap(apply, in_axes=(None, 0), out_axes=0, local=True)
-
-
-def _padded(mapped, variables, batch):
-  """Runs on rows [row, embedding] that need not divide over the devices."""
-  count = len(batch['old'])
-  rows = parallel.round_up(count)
-  batch = {
-    name: np.pad(np.asarray(x, np.float32), ((0, rows - count), (0, 0)))
-    for name, x in batch.items()
-  }
-  out = mapped(variables, parallel.shard(batch))
-  return jax.tree.map(lambda x: parallel.unshard(x)[:count], out)

@@ -4,6 +4,8 @@ A term's parameters declare what it reads, and are all it can read:
 
   aligned        the network's output [batch, embedding]
   query          new embeddings in the gallery's space [batch, embedding]
+  stored         what an item becomes when backfilled [batch, embedding]
+  aligned_offset, stored_offset   added to squared distances to them [batch]
   log_variance   [batch], or [batch, embedding] per coordinate
   old, new       embeddings of the encoders [batch, embedding]
   label          int [batch]
@@ -11,20 +13,26 @@ A term's parameters declare what it reads, and are all it can read:
   class_weights  that classifier's kernel [embedding, class]
   new_square     mean squared distance of two new embeddings, a number
   key            a JAX PRNG key, another one at every step and device
+  backward_kernel  of the linear map of `query`, where a network has one
   label_smoothing, of the recipe
 
 Keyword-only parameters are options, which a config may set beside the weight.
 A term returns one value per example, [batch], or one per coordinate, [batch,
-embedding]. A new term is one function and one line in `TERMS`.
+embedding]. A new term is one function and one line in `TERMS`; those that
+compare the items of a batch are in `contrastive`.
 """
 
 import inspect
+import math
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fastfill_jax import choices, losses
+from fastfill_jax.methods import contrastive
 
 
 def l2(aligned: jax.Array, query: jax.Array) -> jax.Array:
@@ -39,9 +47,70 @@ def disc(
   return losses.cross_entropy(logits, label, label_smoothing)
 
 
+def backward(query: jax.Array, old: jax.Array) -> jax.Array:
+  """Squared error of what `query` makes of the new embedding, to the old one.
+
+  With `contrast`, `contrast_old` and `orthogonality` the loss of
+  `lambda_orthogonality` (arXiv 2509.16664); of different widths, of the
+  coordinates that both have.
+  """
+  width = min(query.shape[1], old.shape[1])
+  return losses.squared_error(query[:, :width], old[:, :width])
+
+
+def contrast(
+  aligned: jax.Array,
+  query: jax.Array,
+  label: jax.Array,
+  *,
+  temperature: float = 0.1,
+) -> jax.Array:
+  """`contrastive.class_contrast` of aligned items with new ones."""
+  return contrastive.class_contrast(aligned, query, label, temperature)
+
+
+def contrast_old(
+  aligned: jax.Array,
+  old: jax.Array,
+  label: jax.Array,
+  *,
+  temperature: float = 0.1,
+) -> jax.Array:
+  """`contrastive.class_contrast` of aligned items with old ones."""
+  return contrastive.class_contrast(aligned, old, label, temperature)
+
+
+def orthogonality(
+  backward_kernel: jax.Array,
+  query: jax.Array,
+  *,
+  threshold: float = 0.375,
+  slope: float = 10.0,
+) -> jax.Array:
+  """sigmoid(slope (f - lambda)) f, of f = |W W^T - I|, Frobenius.
+
+  The lambda-orthogonality of arXiv 2509.16664: it holds W near the orthogonal
+  matrices, and lets go of it nearer than lambda = threshold sqrt(width), the
+  paper's 12 at its 1,024 dimensions.
+  """
+  gram = backward_kernel @ backward_kernel.T
+  square = jnp.sum((gram - jnp.eye(len(gram))) ** 2)
+  far = jnp.sqrt(jnp.maximum(square, 1e-12))  # a slope at 0 too
+  limit = threshold * len(gram) ** 0.5
+  value = jax.nn.sigmoid(slope * (far - limit)) * far
+  return jnp.full(len(query), value)
+
+
 TERMS: dict[str, Callable[..., jax.Array]] = {
   'l2': l2,
   'disc': disc,
+  'info_nce': contrastive.info_nce,
+  'mixed': contrastive.mixed,
+  'metric_compatible': contrastive.metric_compatible,
+  'backward': backward,
+  'contrast': contrast,
+  'contrast_old': contrast_old,
+  'orthogonality': orthogonality,
 }
 
 
@@ -67,19 +136,29 @@ def parse(
     Weights and options by name.
 
   Raises:
-    ValueError: If a name or an option is unknown, or a weight is negative.
+    ValueError: If a name or an option is unknown, a weight is negative, or an
+      option is not one of its choices or not a positive number.
   """
   weights, options = {}, {}
   for name, value in weighted.items():
     choices.check('term', name, known)
     value = dict(value) if isinstance(value, Mapping) else {'weight': value}
-    accepted = set(inspect.signature(known[name]).parameters)
-    accepted -= set(reads(known[name]))
+    accepted = inspect.signature(known[name]).parameters
+    accepted = {x: accepted[x] for x in accepted if x not in reads(known[name])}
     weights[name] = float(value.pop('weight', 1.0))
     choices.check_keys(f'term {name!r}', value, ['weight', *sorted(accepted)])
+    for option, given in value.items():
+      _check_option(f'{option} of the term {name!r}', given, accepted[option])
     options[name] = value
     if weights[name] < 0:
       raise ValueError(
         f'The weight of the term {name!r} is {weights[name]}; not below 0.'
       )
   return weights, options
+
+
+def _check_option(what: str, given: Any, parameter: inspect.Parameter):
+  if typing.get_origin(parameter.annotation) is typing.Literal:
+    choices.check(what, given, typing.get_args(parameter.annotation))
+  elif not (isinstance(given, int | float) and 0 < given < math.inf):
+    raise ValueError(f'{what} is {given!r}: a positive number.')

@@ -5,6 +5,8 @@ their log-variances; and of new embeddings, what is put in the gallery's space
 in their place, by default themselves. A new network is a subclass.
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -22,11 +24,13 @@ class Map(nn.Module):
     new_dim: width of the new embedding.
     uncertainty: 'none', or one log-variance per 'example' or 'coordinate'.
     axis_name: device axis of BatchNorm's statistics.
+    in_new_space: whether what it aligns lies among new embeddings as they are.
   """
 
   new_dim: int
   uncertainty: str = 'none'
   axis_name: str | None = None
+  in_new_space: ClassVar[bool] = True
 
   def __post_init__(self):
     choices.check('uncertainty', self.uncertainty, UNCERTAINTIES)
@@ -60,12 +64,24 @@ class Map(nn.Module):
     """New embeddings [batch, embedding] in the space of the aligned ones."""
     return new
 
+  def store(self, new: jax.Array, aligned: jax.Array) -> jax.Array:
+    """What an item becomes when it is backfilled [batch, embedding]."""
+    del aligned
+    return self.query(new)
+
   def outputs(
     self, old: jax.Array, side: jax.Array | None, new: jax.Array, train: bool
   ) -> dict[str, jax.Array]:
     """All that the terms of a loss may read of the network."""
     aligned, log_variance = self(old, side, train)
-    outputs = {'aligned': aligned, 'query': self.query(new)}
+    query, none = self.query(new), jnp.zeros(len(old))
+    outputs = {
+      'aligned': aligned,
+      'aligned_offset': none,
+      'query': query,
+      'stored': query,
+      'stored_offset': none,
+    }
     if log_variance is not None:
       outputs['log_variance'] = log_variance
     return outputs
@@ -83,9 +99,13 @@ class Alignment(Map):
 
   hidden_dim: int = 2048
 
-  @nn.compact
   def __call__(self, old, side=None, train=False):
     """See `Map`; without side-information old feeds both branches."""
+    return self.with_hidden(old, side, train)[:2]
+
+  @nn.compact
+  def with_hidden(self, old, side=None, train=False):
+    """The same, and the mixer's last hidden layer [batch, hidden_dim]."""
     side = old if side is None else side
     if old.ndim != 2 or side.ndim != 2 or len(old) != len(side):
       raise ValueError(
@@ -113,9 +133,12 @@ class Alignment(Map):
       x
     )
     if self.uncertainty == 'none':
-      return aligned, None
+      return aligned, None, x
     width = 1 if self.uncertainty == 'example' else self.new_dim
     log_variance = layers.torch_dense(width, self.new_dim, name='log_variance')(
       aligned
     )
-    return aligned, log_variance[:, 0] if width == 1 else log_variance
+    log_variance = (
+      log_variance[:, 0] if self.uncertainty == 'example' else log_variance
+    )
+    return aligned, log_variance, x

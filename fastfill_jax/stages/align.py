@@ -42,7 +42,8 @@ def align(
   pairs = splits.Pairs(embedded)
   check_reads(chosen, pairs, embedded[new])
   roles = {'old': old, 'new': new}
-  roles |= {name: name for name in ('side', 'label') if name in chosen.reads}
+  roles |= {'side': 'side'} if 'side' in chosen.reads else {}
+  roles |= {'label': 'label'} if 'label' in pairs else {}
   views = [
     {role: view[name] for role, name in roles.items()}
     for view in pairs.arrays(tuple(roles.values()))

@@ -138,9 +138,14 @@ def _splits(data, how, in_memory=False):
     if not split:
       continue
     source = dataset.open_split(data, split, how, in_memory=in_memory)
-    rows = np.arange(len(source))
     if name == 'train':
       rows, _ = dataset.split_rows(data, source)
+    else:
+      rows = dataset.searched_rows(data, source)
+    if not len(rows):
+      raise ValueError(
+        f'data.held_out={data["held_out"]} leaves nothing of {split!r}.'
+      )
     yield name, source, rows
 
 

@@ -44,6 +44,24 @@ def check(name: str, recipe: Recipe):
     transforms.make_transform(**recipe['transform'])
 
 
+def check_teacher(name: str, recipe: Recipe, teacher: Recipe):
+  """Raises a ValueError if terms cannot compare an encoder with its teacher."""
+  widths = [x['encoder']['embedding_dim'] for x in (recipe, teacher)]
+  if widths[0] != widths[1]:
+    raise ValueError(
+      f'encoders.{name}: terms {sorted(recipe["terms"])} compare its embedding '
+      f'with that of {recipe["teacher"]!r}, which must be of one width: '
+      f'embedding_dim={widths[0]} and {widths[1]}.'
+    )
+  read = {x for term in recipe['terms'] for x in _reads(term)}
+  if 'teacher_weights' in read and teacher['head']['name'] != 'linear':
+    raise ValueError(
+      f'encoders.{name}: terms {sorted(recipe["terms"])} read the classifier '
+      f'of {recipe["teacher"]!r}, whose head is {teacher["head"]["name"]!r}, '
+      "not 'linear'."
+    )
+
+
 def check_data(data: dataset.Data, recipe: Recipe, how: running.How):
   """Raises a ValueError if the data does not do for training by a recipe."""
   source = dataset.open_split(data, data['train_split'], how, in_memory=False)

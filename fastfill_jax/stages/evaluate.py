@@ -8,7 +8,6 @@ import functools
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from fastfill_jax import (
@@ -20,9 +19,8 @@ from fastfill_jax import (
   report,
   running,
 )
-from fastfill_jax.methods import method
-from fastfill_jax.stages import align, embed, gallery
-from fastfill_jax.storage import arrays, artifact, splits
+from fastfill_jax.stages import align, gallery, readable
+from fastfill_jax.storage import artifact, splits
 
 References = dict[str, dict[str, np.ndarray]]
 
@@ -140,8 +138,13 @@ def evaluate(
     maps, items[new], aligned, fuse, directory / 'backfilled'
   )
   asked = gallery.write_new(maps, query[new], None, 0, directory / 'query')
-  available = readable(embedded, new, aligned, log_variance, seed)
-  available |= {'labels': items.column('label'), 'new': backfilled}
+  available = readable.readable(
+    embedded, new, aligned, log_variance, seed, maps.new_dim
+  )
+  of_new = backfilled
+  if maps.new_dim is not None:
+    of_new = readable.Leading(backfilled, maps.new_dim)
+  available |= {'labels': items.column('label'), 'new': of_new}
   orders, left_out = policies.make_orders(names, available)
   cutoffs = curve.cutoffs(len(items), steps)
   swept = _sweep(
@@ -187,47 +190,6 @@ def evaluate(
     directory / 'orders.npz',
     **{policy: ids[order] for policy, order in orders.items()},
   )
-
-
-def readable(
-  embedded: dict[str, artifact.Artifact],
-  new: str,
-  aligned: arrays.ShardedArray,
-  log_variance: arrays.ShardedArray | None,
-  seed: int,
-) -> dict[str, Any]:
-  """What policies may read before any backfilling; None where not there."""
-  classifier = embed.load_classifier(embedded[new])
-  train = splits.Pairs(embedded)
-  view = train.arrays([x for x in (new, 'label') if x in train])[0]
-  return {
-    'key': jax.random.key(seed),
-    'aligned': aligned,
-    'log_variance': log_variance,
-    'logits': None if classifier is None else _Logits(classifier, aligned),
-    'class_weights': None if classifier is None else classifier.kernel,
-    'train_new': view[new],
-    'train_labels': view.get('label'),
-  }
-
-
-class _Logits:
-  """The new classifier on aligned, [gallery, class], computed as it is read."""
-
-  def __init__(self, classifier: method.Classifier, aligned):
-    self.shape = len(aligned), classifier.kernel.shape[1]
-    self._classifier = classifier
-    self._aligned = aligned
-
-  def of(self, aligned) -> '_Logits':
-    """The same classifier on other embeddings."""
-    return _Logits(self._classifier, aligned)
-
-  def __len__(self):
-    return len(self._aligned)
-
-  def __getitem__(self, rows):
-    return self._classifier.logits(self._aligned[rows].astype(np.float32))
 
 
 def _sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):

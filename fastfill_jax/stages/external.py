@@ -19,6 +19,7 @@ where an array NAME is NAME.npy or a folder NAME of shards 00000.npy, 00001.npy,
 
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -38,7 +39,10 @@ _EMBEDDINGS = ('old', 'new', 'side')
 
 
 def make(
-  workdir: artifact.Workdir, how: running.How, source: str
+  workdir: artifact.Workdir,
+  how: running.How,
+  source: str,
+  held_out: Sequence[int] = (),
 ) -> dict[str, artifact.Artifact]:
   """Takes the embeddings of a folder, for all seeds.
 
@@ -46,6 +50,8 @@ def make(
     workdir: Gets one result that links to them.
     how: How to go about it.
     source: The folder.
+    held_out: Classes that are left out of `train` and alone make up the
+      gallery and the queries; those splits are then copied.
 
   Returns:
     By array, where it lies: all in that result.
@@ -65,12 +71,14 @@ def make(
   paths += [classifier] if classifier.exists() else []
   _drop_broken(workdir.path)
 
-  def link(directory, how, *, files):
+  def link(directory, how, *, files, held_out):
     del how, files
-    _link(found, classifier, directory)
+    _link(found, classifier, directory, held_out)
 
   files = {str(path.relative_to(root)): _stamp(path) for path in paths}
-  made = workdir.make('embed', 'source', link, how, files=files)
+  made = workdir.make(
+    'embed', 'source', link, how, files=files, held_out=list(held_out)
+  )
   return dict.fromkeys(('old', 'new', 'side'), made)
 
 
@@ -121,7 +129,7 @@ def _stamp(path):
   return [held.st_size, held.st_mtime_ns]
 
 
-def _link(found, classifier, directory):
+def _link(found, classifier, directory, held_out):
   error = None
   if parallel.is_main():
     try:
@@ -129,6 +137,8 @@ def _link(found, classifier, directory):
         for shard, path in enumerate(paths):
           arrays.link_shard(directory / _folder(split) / name, shard, path)
       _complete(directory)
+      if held_out:
+        _hold_out(directory, held_out)
       if classifier.exists():
         kernel = np.load(classifier)
         artifact.save_variables(
@@ -144,6 +154,24 @@ def _link(found, classifier, directory):
 
 def _folder(split):
   return 'train/view0' if split == 'train' else split
+
+
+def _hold_out(directory, held_out):
+  """Takes classes out of train and everything else out of the rest."""
+  for split in ('train', 'gallery', 'query'):
+    root = directory / _folder(split)
+    if not root.exists():
+      continue
+    if not (root / 'label').exists():
+      raise ValueError(f'data.held_out={held_out} needs {split}/label.')
+    kept = np.isin(arrays.ShardedArray(root / 'label')[:], held_out)
+    rows = np.flatnonzero(~kept if split == 'train' else kept)
+    if not len(rows):
+      raise ValueError(f'data.held_out={held_out} leaves nothing of {split}.')
+    for path in [x for x in root.iterdir() if x.is_dir()]:
+      part = arrays.ShardedArray(path)[rows]
+      shutil.rmtree(path)
+      arrays.write(path, part)
 
 
 def _complete(directory):

@@ -70,11 +70,14 @@ def write_new(
   Returns:
     [row, embedding]; `new` itself where nothing changes it.
   """
-  if maps.query is None and not fuse:
+  store = maps.store if aligned is not None else None
+  if maps.query is None and store is None and not fuse:
     return new
   query = maps.query or (lambda x: x.astype(np.float32))
 
   def function(rows):
+    if store is not None:
+      return {directory.name: store(new[rows], aligned[rows])}
     mapped = query(new[rows])
     if fuse:
       mapped = (1 - fuse) * mapped + fuse * aligned[rows].astype(np.float32)

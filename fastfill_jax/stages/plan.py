@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastfill_jax import parallel, policies, running
-from fastfill_jax.stages import align, evaluate, gallery
+from fastfill_jax.stages import align, gallery, readable
 from fastfill_jax.storage import artifact, splits
 
 
@@ -51,7 +51,9 @@ def plan(
   )
   if not parallel.is_main():
     return
-  available = evaluate.readable(embedded, new, aligned, log_variance, seed)
+  available = readable.readable(
+    embedded, new, aligned, log_variance, seed, maps.new_dim
+  )
   ids = items.column('id')
   for policy, order in policies.make_orders(names, available)[0].items():
     np.save(directory / f'{policy}.npy', ids[order])

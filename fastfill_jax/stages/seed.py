@@ -152,7 +152,9 @@ class Seed:
     config = self._config
     if config.embed.source:
       source = config.embed.source
-      self._embedded = external.make(self._workdir, self._how, source)
+      self._embedded = external.make(
+        self._workdir, self._how, source, config.data.held_out
+      )
       pairs = splits.Pairs(self._embedded)
       for row in rows(config):
         method = methods.make(**row.definition)
@@ -213,7 +215,6 @@ class Seed:
     """Fits and evaluates all rows; serves, plans and goes on with the main."""
     config, results = self._config, []
     for row in rows(config):
-      self._how.preemption.raise_if_requested(f'The run, before {row.name!r},')
       self.align(row)
       if {'evaluate', 'serve', 'report'}.intersection(config.stages):
         evaluated = self._evaluate(row)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fastfill_jax import choices, curve, parallel, policies, running
 from fastfill_jax.methods import method
-from fastfill_jax.stages import align, evaluate
+from fastfill_jax.stages import align, readable
 from fastfill_jax.storage import artifact, splits
 
 DIRECT = 'old to newer at once'
@@ -76,7 +76,9 @@ def sequence(
   side = items['side'][:] if 'side' in items else None
   aligned, variance = _rows(maps[0], items[old][:], side)
   of_new, of_newer = (
-    evaluate.readable(embedded, name, aligned, variance, seed)
+    readable.readable(
+      embedded, name, aligned, variance, seed, items[name].shape[1]
+    )
     for name in (new, newer)
   )
   labels = {'labels': items.column('label')}

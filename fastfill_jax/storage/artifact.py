@@ -23,7 +23,7 @@ import flax.serialization
 import flax.traverse_util
 from absl import logging
 
-from fastfill_jax import parallel
+from fastfill_jax import parallel, running
 from fastfill_jax.storage import code
 
 
@@ -67,7 +67,7 @@ class Workdir:
     stage: str,
     name: str,
     build: Callable[..., None],
-    how: Any,
+    how: running.How,
     /,
     code_of: Sequence[str] = (),
     **given: Any,
@@ -103,6 +103,7 @@ class Workdir:
         f'{name} of these settings is not in {self.path}; add the stage '
         f'{stage!r} to --config.stages.'
       )
+    how.preemption.raise_if_requested(f'The run, before {name},')
     logging.info('%s: %s%s', name, directory, self._news(directory, settings))
     if parallel.is_main() and not fresh:
       shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,162 @@
+"""The programs of a network's training: one step, and what runs it."""
+
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastfill_jax import losses, parallel
+from fastfill_jax.methods import terms
+from fastfill_jax.models import alignment
+from fastfill_jax.training import loop, optim
+
+
+def make_step(network, head, optimizer, error, options, label_smoothing, train):
+  """One step on a loss of terms, to be pmapped.
+
+  Args:
+    network: A `Map`.
+    head: The new model's classifier module, or None if there is none.
+    optimizer: Of the network.
+    error: Names of the terms that the uncertainty predicts.
+    options: Of every term, by name.
+    label_smoothing: What terms read by this name.
+    train: False: BatchNorm is frozen.
+
+  Returns:
+    step(state, batch, constants) -> (state, metrics); batch holds 'old', 'new'
+    and perhaps 'side' [batch, embedding] and 'label' [batch]; constants are
+    'weights' and what else the terms read, so that one program serves all
+    seeds and weights.
+  """
+
+  def loss_fn(params, batch_stats, batch, constants):
+    outputs, updates = network.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      batch['old'],
+      batch.get('side'),
+      batch['new'],
+      train,
+      method='outputs',
+      mutable=['batch_stats'],
+    )
+    available = batch | constants | outputs
+    available['label_smoothing'] = label_smoothing
+    if head is not None:
+      kernel = {'params': {'kernel': constants['class_weights']}}
+      available['logits'] = head.apply(kernel, outputs['aligned'])
+    values = {}
+    for name, chosen in options.items():
+      term = terms.TERMS[name]
+      arguments = {read: available[read] for read in terms.reads(term)}
+      values[name] = term(**arguments, **chosen)
+    weighted = {
+      name: constants['weights'][name] * value for name, value in values.items()
+    }
+    loss = losses.uncertain(
+      [weighted[name] for name in error], outputs.get('log_variance')
+    )
+    for name in set(weighted) - set(error):
+      loss += losses.per_example(weighted[name])
+    metrics = {name: jnp.mean(value) for name, value in values.items()}
+    metrics['loss'] = jnp.mean(loss)
+    if 'log_variance' in outputs:
+      metrics['log_variance'] = jnp.mean(outputs['log_variance'])
+    return metrics['loss'], (metrics, updates.get('batch_stats', {}))
+
+  def step(state, batch, constants):
+    batch = {
+      name: x if name == 'label' else x.astype(jnp.float32)
+      for name, x in batch.items()
+    }
+    key = jax.random.fold_in(
+      jax.random.wrap_key_data(constants['key']), state.step
+    )
+    constants = constants | {'key': parallel.device_key(key)}
+    return loop.update(optimizer, loss_fn, state, batch, constants)
+
+  return step
+
+
+def make_init(network, optimizer, widths):
+  @jax.jit
+  def init(key):
+    example = {name: jnp.zeros((1, *width)) for name, width in widths}
+    variables = network.init(
+      key,
+      example['old'],
+      example.get('side'),
+      example['new'],
+      False,
+      method='outputs',
+    )
+    params = variables['params']
+    return loop.State(
+      jnp.int32(0),
+      params,
+      variables.get('batch_stats', {}),
+      optimizer.init(params),
+    )
+
+  return init
+
+
+@functools.cache  # All seeds, and all weights of the same terms, run these.
+def make_programs(network, head, error, options, recipe, num_steps, widths):
+  """-> (init, step with BatchNorm running, and frozen)."""
+  optimizer = optim.from_recipe(json.loads(recipe), num_steps)
+  init = make_init(network, optimizer, widths)
+  running, frozen = (
+    parallel.pmap(
+      make_step(
+        network,
+        head,
+        optimizer,
+        error,
+        json.loads(options),
+        json.loads(recipe)['label_smoothing'],
+        train,
+      ),
+      in_axes=(None, 0, None),
+      out_axes=None,
+      donate=(0,),
+    )
+    for train in (True, False)
+  )
+  return init, running, frozen
+
+
+def apply(
+  network: alignment.Map, method: str, variables: Any, *arrays: np.ndarray
+) -> Any:
+  """Runs a method of a trained network on all devices.
+
+  Args:
+    network: The network.
+    method: Of it, such as 'query'.
+    variables: Its variables.
+    *arrays: Its arguments [row, embedding]; the rows need not divide over the
+      devices.
+
+  Returns:
+    What the method gives, as NumPy arrays.
+  """
+  count = len(arrays[0])
+  rows = parallel.round_up(count)
+  padded = tuple(
+    np.pad(np.asarray(x, np.float32), ((0, rows - count), (0, 0)))
+    for x in arrays
+  )
+  out = _make_apply(network, method)(variables, parallel.shard(padded))
+  return jax.tree.map(lambda x: parallel.unshard(x)[:count], out)
+
+
+@functools.cache
+def _make_apply(network, method):
+  def function(variables, arrays):
+    return network.apply(variables, *arrays, method=method)
+
+  return parallel.pmap(function, in_axes=(None, 0), out_axes=0, local=True)

@@ -1,0 +1,451 @@
+"""Rival methods against their formulas, written as loops over all items."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from configs import base, digits, embeddings
+from fastfill_jax import methods, parallel, pipeline, policies, running
+from fastfill_jax.methods import (
+  contrastive,
+  drift_adapter,
+  encoder_terms,
+  lambda_orthogonality,
+  terms,
+)
+from fastfill_jax.stages import readable
+
+DEVICES, EACH, WIDTH = 2, 4, 3
+# One class has one item only: a query without positives.
+LABEL = np.array([0, 1, 1, 2, 2, 0, 2, 3])
+SQUARE, TEMPERATURE = 5.0, 0.3
+
+
+def make_batch(seed=0, **widths):
+  generator = np.random.default_rng(seed)
+  widths = {'aligned': WIDTH, 'query': WIDTH, 'old': WIDTH} | widths
+  shape = (DEVICES * EACH,)
+  return {
+    name: generator.normal(size=(*shape, width)).astype(np.float32)
+    for name, width in widths.items()
+  } | {'label': LABEL}
+
+
+def split(batch, devices=DEVICES):
+  return jax.tree.map(
+    lambda x: jnp.reshape(x, (devices, -1, *x.shape[1:])), batch
+  )
+
+
+def on_devices(term, batch):
+  """A term of a batch that is split over devices, [batch]."""
+  mapped = jax.vmap(lambda share: term(**share), axis_name=parallel.AXIS)
+  return np.asarray(jax.jit(mapped)(split(batch))).reshape(-1)
+
+
+def near(a, b):
+  return -np.sum((a - b) ** 2) / (TEMPERATURE * SQUARE)
+
+
+def cosine(a, b):
+  return a @ b / np.linalg.norm(a) / np.linalg.norm(b) / TEMPERATURE
+
+
+def contrast(similarity, positives, candidates):
+  """-mean over positives of log(exp s / sum over candidates of exp s)."""
+  if not positives:
+    return 0.0
+  total = np.log(sum(np.exp(similarity(x)) for x in candidates))
+  return np.mean([total - similarity(x) for x in positives])
+
+
+def by_class(i):
+  """Others of the item's class, and the items of other classes."""
+  items = range(len(LABEL))
+  return (
+    [j for j in items if LABEL[j] == LABEL[i] and j != i],
+    [j for j in items if LABEL[j] != LABEL[i]],
+  )
+
+
+def mixed_by_loops(query, gallery):
+  values = []
+  for i, q in enumerate(query):
+    same, others = by_class(i)
+    values.append(
+      contrast(lambda j, q=q: near(q, gallery[j]), same, same + others)
+    )
+  return values
+
+
+def bound(term, **options):
+  return functools.partial(term, temperature=TEMPERATURE, **options)
+
+
+def test_info_nce_has_the_own_item_before_all_others():
+  batch = make_batch()
+  del batch['old'], batch['label']
+  aligned, items = batch['aligned'], range(len(LABEL))
+  expected = [
+    contrast(lambda j, q=q: near(q, aligned[j]), [i], items)
+    for i, q in enumerate(batch['query'])
+  ]
+  term = bound(terms.TERMS['info_nce'], new_square=SQUARE)
+  np.testing.assert_allclose(on_devices(term, batch), expected, rtol=1e-5)
+
+
+def mixed_term(seed, mask):
+  def term(**batch):
+    key = parallel.device_key(jax.random.key(seed))
+    none = jnp.zeros(len(batch['query']))
+    return bound(terms.TERMS['mixed'], mask=mask)(
+      aligned_offset=none,
+      stored=batch['query'],
+      stored_offset=none,
+      new_square=SQUARE,
+      key=key,
+      **batch,
+    )
+
+  return term
+
+
+def test_contrastive_without_mask_is_of_aligned_items():
+  batch = make_batch()
+  del batch['old']
+  expected = mixed_by_loops(batch['query'], batch['aligned'])
+  assert expected[-1] == 0
+  values = on_devices(mixed_term(0, 'none'), batch)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def backfilled(seeds, batch):
+  """Items on which no loss depends through aligned, bool [seed, batch]."""
+
+  def loss(aligned, seed):
+    shares = split(batch | {'aligned': aligned})
+    term = mixed_term(seed, 'random')
+    return jnp.sum(
+      jax.vmap(lambda x: term(**x), axis_name=parallel.AXIS)(shares)
+    )
+
+  grad = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
+  return ~np.asarray(grad(batch['aligned'], jnp.array(seeds))).any(axis=2)
+
+
+def test_mixed_is_of_a_gallery_of_which_a_random_share_is_new():
+  batch = make_batch()
+  del batch['old']
+  masks = backfilled(range(100), batch)
+  for seed in (0, 1, 2):
+    gallery = np.where(masks[seed][:, None], batch['query'], batch['aligned'])
+    np.testing.assert_allclose(
+      on_devices(mixed_term(seed, 'random'), batch),
+      mixed_by_loops(batch['query'], gallery),
+      rtol=2e-5,
+    )
+  shares = masks.mean(axis=1)
+  assert abs(shares.mean() - 0.5) < 0.15
+  # One share for all devices: their halves go together. Of U[0, 1] shares the
+  # standard deviation over batches is sqrt(1/12 + 1/(6 * 8)) = 0.32, of
+  # independent items sqrt(1/(4 * 8)) = 0.18.
+  assert shares.std() > 0.25
+  halves = masks.reshape(-1, DEVICES, EACH).mean(axis=2)
+  assert np.corrcoef(halves.T)[0, 1] > 0.3
+
+
+def test_metric_compatible_has_negatives_of_both_halves():
+  batch = make_batch()
+  del batch['old']
+  halves = batch['aligned'], batch['query']
+  expected = []
+  for i, q in enumerate(batch['query']):
+    same, others = by_class(i)
+    values = [
+      contrast(
+        lambda item, q=q: near(q, halves[item[0]][item[1]]),
+        [(half, j) for j in same],
+        [(half, j) for j in same]
+        + [(h, j) for h, j in itertools.product((0, 1), others)],
+      )
+      for half in (0, 1)
+    ]
+    expected.append(np.mean(values))
+  term = bound(terms.TERMS['metric_compatible'], new_square=SQUARE)
+  np.testing.assert_allclose(on_devices(term, batch), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+  'name, other', [('contrast', 'query'), ('contrast_old', 'old')]
+)
+def test_class_contrast_by_the_coordinates_that_both_have(name, other):
+  batch = make_batch(**{other: WIDTH - 1})
+  del batch[{'query': 'old', 'old': 'query'}[other]]
+  expected = []
+  for i, x in enumerate(batch['aligned']):
+    same, others = by_class(i)
+    expected.append(
+      contrast(
+        lambda j, x=x: cosine(x[: WIDTH - 1], batch[other][j]),
+        [i, *same],
+        [i, *same, *others],
+      )
+    )
+  values = on_devices(bound(terms.TERMS[name]), batch)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_ract_has_negatives_of_both_encoders():
+  batch = make_batch()
+  new, old = batch['query'], batch['old']
+  expected = []
+  for i in range(len(LABEL)):
+    _, others = by_class(i)
+    items = [(old, i)] + [(x, j) for x in (old, new) for j in others]
+    expected.append(
+      contrast(
+        lambda item, i=i: cosine(new[i], item[0][item[1]]), items[:1], items
+      )
+    )
+  given = {'embedding': new, 'teacher_embedding': old, 'label': LABEL}
+  values = on_devices(bound(encoder_terms.ract), given)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_gradients_of_devices_are_those_of_one_batch():
+  batch = make_batch()
+  del batch['old']
+  kernel = np.eye(WIDTH, dtype=np.float32)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def gradient(devices):
+    def loss(kernel, share):
+      aligned, query = share['aligned'] @ kernel, share['query'] @ kernel
+      return jnp.mean(
+        terms.TERMS['metric_compatible'](aligned, query, share['label'], SQUARE)
+      )
+
+    grads = jax.vmap(
+      jax.grad(loss), in_axes=(None, 0), axis_name=parallel.AXIS
+    )(kernel, split(batch, devices))
+    return jnp.mean(grads, axis=0)
+
+  np.testing.assert_allclose(gradient(4), gradient(1), rtol=1e-4, atol=1e-5)
+
+
+def test_everywhere_on_real_devices():
+  given = np.arange(8, dtype=np.float32)
+
+  def function(x):
+    return parallel.everywhere(x)
+
+  rows, first = parallel.pmap(function, in_axes=(0,), out_axes=0)(
+    parallel.shard(given)
+  )
+  assert parallel.device_count() == 4
+  np.testing.assert_array_equal(rows, np.tile(given, (4, 1)))
+  np.testing.assert_array_equal(first, [0, 2, 4, 6])
+
+
+def test_influence_is_of_the_old_classifiers_own_classes():
+  embedding = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], np.float32)
+  weights = np.array([[1.0, 0.0, 9.0], [0.0, 1.0, 9.0]], np.float32)
+  given = jnp.array([0, 0, 2]), weights, jnp.array([True, True, False])
+  # Logits [1, 0] and [0, 2] of class 0; class 2 is not known.
+  expected = [np.log(1 + np.exp(-1)), np.log(1 + np.exp(2)), 0]
+  np.testing.assert_allclose(
+    encoder_terms.influence(embedding, *given), expected, rtol=1e-6
+  )
+  grad = jax.grad(lambda x: jnp.sum(encoder_terms.influence(x, *given)))
+  assert np.isfinite(grad(embedding)).all()
+  np.testing.assert_array_equal(grad(embedding)[2], 0)
+
+
+def test_orthogonality_lets_go_below_its_threshold():
+  # |4 I - I| = 3 sqrt(2), and lambda sqrt(2) times the threshold.
+  far = 3 * np.sqrt(2)
+  given = jnp.zeros((5, 2))
+  values = terms.orthogonality(
+    2 * jnp.eye(2), given, threshold=2**0.5, slope=1.0
+  )
+  np.testing.assert_allclose(values, far / (1 + np.exp(2 - far)), rtol=1e-6)
+  assert values.shape == (5,)
+  low = terms.orthogonality(2 * jnp.eye(2), given, threshold=6.4, slope=10.0)
+  assert low.max() < 1e-6
+  grad = jax.grad(lambda x: terms.orthogonality(x, given).sum())
+  assert np.isfinite(grad(jnp.eye(2))).all()
+
+
+def test_backward_is_the_squared_error_of_common_coordinates():
+  query, old = jnp.array([[1.0, 2.0, 9.0]]), jnp.array([[3.0, 5.0]])
+  np.testing.assert_array_equal(terms.backward(query, old), [[4.0, 9.0]])
+
+
+@pytest.mark.parametrize('relaxed', [False, True])
+def test_unified_maps(relaxed):
+  module = lambda_orthogonality.Unified(
+    WIDTH, forward='affine', relaxed=relaxed
+  )
+  generator = np.random.default_rng(0)
+  old, new = generator.normal(size=(2, 5, 4)).astype(np.float32)
+  new = new[:, :WIDTH]
+  variables = module.init(
+    jax.random.key(0), old, None, new, False, method='outputs'
+  )
+  outputs = module.apply(variables, old, None, new, False, method='outputs')
+  np.testing.assert_allclose(outputs['query'], new, atol=1e-6)  # at first
+  change = generator.normal(size=variables['params']['change'].shape)
+  variables['params']['change'] = jnp.array(change, jnp.float32)
+  if relaxed:
+    variables['params']['bias'] = jnp.array([1.0, 2.0, 3.0])
+    kernel, bias = np.eye(WIDTH) + change, [1, 2, 3]
+  else:
+    a, b, c = change
+    kernel = scipy.linalg.expm([[0, a, b], [-a, 0, c], [-b, -c, 0]])
+    np.testing.assert_allclose(kernel @ kernel.T, np.eye(WIDTH), atol=1e-6)
+    bias = [0, 0, 0]
+  outputs = module.apply(variables, old, None, new, False, method='outputs')
+  np.testing.assert_allclose(
+    outputs['query'], new @ kernel + np.array(bias)[None], atol=1e-5
+  )
+  np.testing.assert_allclose(outputs['backward_kernel'], kernel, atol=1e-5)
+  affine = variables['params']['forward_map']['affine']
+  np.testing.assert_allclose(
+    outputs['aligned'], old @ affine['kernel'] + affine['bias'][None], atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('width', [WIDTH, 5])
+def test_residual_map(width):
+  module = drift_adapter.Residual(WIDTH, hidden_dim=4)
+  x = np.random.default_rng(0).normal(size=(6, width)).astype(np.float32)
+  (out, none), variables = module.init_with_output(jax.random.key(0), x)
+  p = jax.tree.map(np.asarray, variables['params'])
+  hidden = x @ p['hidden']['kernel'] + p['hidden']['bias']
+  cubic = np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)
+  hidden = hidden * (1 + np.tanh(cubic)) / 2
+  straight = x if width == WIDTH else x @ p['straight']['kernel']
+  expected = straight + hidden @ p['out']['kernel'] + p['out']['bias']
+  np.testing.assert_allclose(out, expected, atol=1e-5)
+  assert none is None
+
+
+def fit(tmp_path, name, views, num_epochs=150, **changes):
+  recipe = base.get_config().align.to_dict() | {
+    'batch_size': 32,
+    'num_epochs': num_epochs,
+    'warmup_epochs': 1,
+    'optimizer': {'name': 'adam', 'learning_rate': 0.03, 'weight_decay': 0.0},
+  }
+  how = running.How(parallel.Preemption())
+  method = methods.make(name, **changes)
+  directory = tmp_path / name / 'seed0'
+  directory.mkdir(parents=True)
+  method.fit(directory, how, [views], None, recipe, 0)
+  return method.load(directory)
+
+
+def test_a_low_rank_query_finds_the_old_space(tmp_path):
+  generator = np.random.default_rng(0)
+  new = generator.normal(size=(64, 5)).astype(np.float32)
+  old = new @ generator.normal(size=(5, 2)) @ generator.normal(size=(2, 3))
+  old = (old + 1).astype(np.float32)
+  maps = fit(
+    tmp_path, 'low_rank', {'old': old, 'new': new}, options={'rank': 2}
+  )
+  np.testing.assert_array_equal(maps.align(old)[0], old)
+  np.testing.assert_allclose(maps.query(new), old, atol=0.15)
+
+
+def test_orthogonal_turns_the_query_and_keeps_its_distances(tmp_path):
+  generator = np.random.default_rng(0)
+  old = generator.normal(size=(64, WIDTH)).astype(np.float32)
+  turn = scipy.linalg.expm([[0, 1, 0.5], [-1, 0, 0.3], [-0.5, -0.3, 0]])
+  new = (old @ turn.T).astype(np.float32)
+  views = {'old': old, 'new': new, 'label': np.arange(64) % 8}
+  maps = fit(
+    tmp_path,
+    'orthogonal',
+    views,
+    terms={'backward': 1.0, 'contrast': 0.01},
+    options={'forward': 'affine'},
+  )
+  query = maps.query(new)
+  np.testing.assert_allclose(query @ query.T, new @ new.T, atol=1e-3)
+  np.testing.assert_allclose(query, old, atol=0.2)
+  np.testing.assert_allclose(maps.align(old)[0], query, atol=0.3)
+
+
+@pytest.mark.parametrize(
+  'name, changes, message',
+  [
+    ('mixed', {'terms': {'mixed': {'mask': 'half'}}}, 'known: random, none'),
+    ('mixed', {'terms': {'mixed': {'temperature': 0}}}, 'a positive number'),
+    ('low_rank', {'options': {'rank': 0}}, 'rank=0'),
+    ('low_rank', {'uncertainty': 'example'}, "acts_on='query'"),
+    ('orthogonal', {'options': {'forward': 'no'}}, 'known: network, affine'),
+    (
+      'orthogonal',
+      {'uncertainty': 'example', 'options': {'forward': 'affine'}},
+      "forward='network'",
+    ),
+  ],
+)
+def test_wrong_values_are_refused(name, changes, message):
+  with pytest.raises(ValueError, match=message):
+    methods.make(name, **changes)
+
+
+def test_what_methods_read():
+  assert methods.make('info_nce').reads == ()
+  assert methods.make('residual').reads == ()
+  for name in ('mixed', 'metric_compatible', 'orthogonal'):
+    assert methods.make(name).reads == ('label',)
+
+
+def test_no_policy_compares_a_turned_gallery_with_the_new_classifier():
+  aligned = np.zeros((4, WIDTH))
+  available = readable.readable({}, 'new', aligned, None, 0, None)
+  names = ['random', 'entropy', 'prototype']
+  orders, left_out = policies.make_orders(names, available)
+  assert list(orders) == ['random']
+  assert left_out['entropy'] == ('logits',)
+
+
+def test_forms_with_rivals_are_valid():
+  for config in (digits.get_config('rivals'), embeddings.get_config('rivals')):
+    pipeline.split_names(config)
+    pipeline.check(config)
+  pairs = embeddings.get_config('rivals_of_pairs')
+  for row in pairs.alignments.to_dict().values():
+    assert methods.make(row.pop('method'), **row).reads == ()
+
+
+@pytest.mark.parametrize('name', ['bct', 'ract'])
+def test_compatible_encoders_are_as_wide_as_the_old_one(name):
+  config = digits.get_config('rivals')
+  pipeline.split_names(config)
+  config.encoders[name].encoder.embedding_dim = 32
+  with pytest.raises(ValueError, match='of one width: embedding_dim=32 and 16'):
+    pipeline.check(config)
+
+
+def test_influence_reads_a_linear_classifier():
+  config = digits.get_config('rivals')
+  pipeline.split_names(config)
+  config.encoders.old.head = {'name': 'arcface'}
+  with pytest.raises(ValueError, match="'arcface', not 'linear'"):
+    pipeline.check(config)
+
+
+def test_ranked_is_stable_far_from_zero():
+  near_by = jnp.array([[-2000.0, -1999.0]])
+  value = contrastive.ranked(
+    near_by, jnp.array([[True, False]]), jnp.ones((1, 2), bool)
+  )
+  np.testing.assert_allclose(value, np.log(1 + np.e), rtol=1e-4)

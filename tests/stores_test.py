@@ -92,7 +92,9 @@ def test_write_only_where_the_tag_is_as_expected(store):
   x = _fill(store, ids)
   # The same again writes nothing: no tag is None any more.
   assert not len(store.write(ids, -x, 'aligned:a', only_if=None))
-  assert store.write(ids[:3], -x[:3], 'new:b', only_if='aligned:a').tolist() == [
+  assert store.write(
+    ids[:3], -x[:3], 'new:b', only_if='aligned:a'
+  ).tolist() == [
     5,
     6,
     7,
@@ -286,7 +288,7 @@ def test_clean_up_after_the_cut_over_drops_the_old(app, store):
   store.clean_up()
   if app.__class__ is stores_cases.Postgres:
     row = app.execute('SELECT "emb""1" FROM {table} WHERE id = 5').fetchone()
-    np.testing.assert_allclose(row[0], x[0], atol=1e-6)
+    np.testing.assert_allclose(row[0].to_numpy(), x[0], atol=1e-6)
   assert store.counts() == {None: N} or set(store.counts()) == {'new:b'}
 
 

@@ -132,8 +132,12 @@ class ArraysStore(base.Store):
       The version that the index now shows.
     """
     self._refresh()
-    shown = self._alive & (self._space != None) & (  # noqa: E711 (an array)
-      self._space != base.STALE
+    shown = (
+      self._alive
+      & (self._space != None)
+      & (  # noqa: E711 (an array)
+        self._space != base.STALE
+      )
     )
     if version < self._deleted_at:
       rows = np.flatnonzero(shown)

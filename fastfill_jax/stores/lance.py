@@ -13,6 +13,7 @@ import datetime
 import lancedb
 import numpy as np
 import pyarrow as pa
+from lancedb import index
 
 from fastfill_jax.stores import base
 
@@ -22,7 +23,15 @@ _PIECE = 10_000
 _UPKEEP_SHARE = 0.1
 _UPKEEP_ROWS = 100_000
 _ATTEMPTS = 5
-_VECTOR_INDICES = ('IVF', 'HNSW')
+_VECTOR_INDICES = {
+  'IvfFlat': index.IvfFlat,
+  'IvfSq': index.IvfSq,
+  'IvfPq': index.IvfPq,
+  'IvfRq': index.IvfRq,
+  'IvfHnswFlat': index.HnswFlat,
+  'IvfHnswSq': index.HnswSq,
+  'IvfHnswPq': index.HnswPq,
+}
 
 
 class LanceStore(base.Store):
@@ -59,13 +68,13 @@ class LanceStore(base.Store):
 
   def describe(self):
     schema = self._table.schema
-    index = self._index(self.names.field)
+    served = self._index(self.names.field)
     return base.Description(
       store=f'LanceDB {lancedb.__version__}, version {self._table.version}',
       old_dim=_width(schema, self._old(schema)),
       new_dim=_width(schema, self._new(schema)),
       serving=self._serving(schema),
-      index=index and index.index_type,
+      index=served and served.index_type,
       warnings=(
         f'LanceDB has no triggers: who changes an item must set its '
         f'{self.names.space} to {base.STALE!r}.',
@@ -101,8 +110,7 @@ class LanceStore(base.Store):
       if fields:
         self._table.add_columns(fields)
       if not indexed:
-        # Merges look every id up.
-        self._table.create_scalar_index(self.names.id)
+        self._table.create_index(self.names.id, config=index.BTree())
     done = [f'add column {field.name}: {field.type}' for field in fields]
     return done if indexed else [*done, f'index column {self.names.id}']
 
@@ -142,8 +150,8 @@ class LanceStore(base.Store):
     if dim is not None:
       vectors = np.full((n, dim), np.nan, np.float32)
       filled = np.asarray(rows[column].is_valid().to_numpy())
-      flat = rows[column].drop_null().combine_chunks().flatten()
       if filled.any():
+        flat = rows[column].drop_null().combine_chunks().flatten()
         vectors[filled] = np.asarray(flat).reshape(-1, dim)
     return base.Items(
       base.check_ids(rows[self.names.id].to_pylist()),
@@ -189,12 +197,9 @@ class LanceStore(base.Store):
     has = self._index(self._new(schema)) is not None
     if model and (written is None or not has):
       # Its partitions were trained on other embeddings.
-      kind = model.index_type.upper().replace('IVF', 'IVF_', 1)
+      make = _VECTOR_INDICES[model.index_type]
       self._table.create_index(
-        distance,
-        vector_column_name=self._new(schema),
-        index_type=kind.replace('HNSW', 'HNSW_').replace('__', '_'),
-        replace=True,
+        self._new(schema), config=make(distance_type=distance)
       )
     for attempt in range(_ATTEMPTS):
       try:
@@ -207,10 +212,9 @@ class LanceStore(base.Store):
     return True
 
   def _index(self, column):
-    for index in self._table.list_indices():
-      kind = index.index_type.upper()
-      if index.columns == [column] and kind.startswith(_VECTOR_INDICES):
-        return index
+    for found in self._table.list_indices():
+      if found.columns == [column] and found.index_type in _VECTOR_INDICES:
+        return found
     return None
 
   def cut_over(self):
@@ -263,10 +267,10 @@ class LanceStore(base.Store):
       batch[names.revision] = pa.array(revisions.tolist()).cast(kind)
       where += f' AND target.{column} = source.{column}'
     expected = self._tagged(ids, only_if)
-    merge = self._table.merge_insert(names.id)
-    merged = merge.when_matched_update_all(where=where).execute(
-      pa.table(batch)
-    )
+    # The index on ids serves reads alone: LanceDB 0.40 panics when a merge of
+    # some columns, with a condition, uses it.
+    merge = self._table.merge_insert(names.id).use_index(False)
+    merged = merge.when_matched_update_all(where=where).execute(pa.table(batch))
     if merged.num_updated_rows == len(ids):
       return ids
     # Which they were: those that had the one tag and have the other now.

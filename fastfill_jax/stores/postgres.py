@@ -46,20 +46,31 @@ class PostgresStore(base.Store):
     super().__init__(names)
     self._url = url
     self._connection = self._connect()
-    with self._transaction() as (_, table):
-      for name in (names.id, names.field, names.revision):
-        if name is not None and name not in table.columns:
-          raise ValueError(
-            f'{names.table} has no column {name!r}; it has '
-            f'{", ".join(sorted(table.columns))}.'
-          )
-      kind = table.columns[names.field]
-      if not kind.startswith(('vector(', 'halfvec(')):
-        raise ValueError(f'{names.field} is {kind}, not vector(N), halfvec(N).')
-      self._id_dtype = np.int64 if table.integer_ids else str
+    try:
+      with self._transaction() as (_, table):
+        self._check(table)
+    except ValueError:
+      self.close()
+      raise
+    self._id_dtype = np.int64 if table.integer_ids else str
+
+  def _check(self, table):
+    names = self.names
+    for name in (names.id, names.field, names.revision):
+      if name is not None and name not in table.columns:
+        raise ValueError(
+          f'{names.table} has no column {name!r}; it has '
+          f'{", ".join(sorted(table.columns))}.'
+        )
+    kind = table.columns[names.field]
+    if not kind.startswith(('vector(', 'halfvec(')):
+      raise ValueError(f'{names.field} is {kind}, not vector(N) or halfvec(N).')
 
   def _connect(self):
-    connection = psycopg.connect(self._url, autocommit=True)
+    try:
+      connection = psycopg.connect(self._url, autocommit=True)
+    except psycopg.Error as error:
+      raise ValueError(base.masked(str(error))) from None
     try:
       pgvector.psycopg.register_vector(connection)
     except psycopg.ProgrammingError as error:
@@ -111,7 +122,9 @@ class PostgresStore(base.Store):
   def scan(self):
     with self._transaction() as (_, table):
       with self._connection.cursor('fastfill_scan') as rows:
-        rows.execute(table.sql('SELECT t.{id}::{key}, {tag} FROM {table} t'))
+        rows.execute(
+          table.statement('SELECT t.{id}::{key}, {tag} FROM {table} t')
+        )
         while piece := rows.fetchmany(_PIECE):
           ids, spaces = zip(*piece, strict=True)
           yield self._ids(ids), base.objects(spaces)
@@ -119,7 +132,7 @@ class PostgresStore(base.Store):
   def counts(self):
     with self._transaction() as (cursor, table):
       cursor.execute(
-        table.sql('SELECT {tag}, count(*) FROM {table} t GROUP BY 1')
+        table.statement('SELECT {tag}, count(*) FROM {table} t GROUP BY 1')
       )
       return dict(cursor.fetchall())
 
@@ -130,7 +143,7 @@ class PostgresStore(base.Store):
       dim = table.width(column)
       vector = 'NULL' if dim is None else f't.{{{field}}}::vector'
       cursor.execute(
-        table.sql(
+        table.statement(
           f'SELECT t.{{id}}::{{key}}, {{tag}}, {{revision}}::text, {vector} '
           'FROM {table} t JOIN unnest(%s::{key}[]) AS wanted(id) '
           'ON t.{id} = wanted.id::{id_type}'
@@ -159,7 +172,7 @@ class PostgresStore(base.Store):
       # Both ways: in a snapshot settings outlive the call.
       cursor.execute(f'SET LOCAL enable_indexscan = {"off" if exact else "on"}')
       cursor.execute(f'SET LOCAL hnsw.ef_search = {min(1000, max(100, 2 * k))}')
-      statement = table.sql(
+      statement = table.statement(
         f'SELECT {{id}}::{{key}}, {{new}} {operator} %(query)s::{{new_type}} '
         'FROM {table} WHERE {new} IS NOT NULL '
         f'ORDER BY {{new}} {operator} %(query)s::{{new_type}} LIMIT %(k)s'
@@ -199,11 +212,11 @@ class PostgresStore(base.Store):
     building it, and costs recall.
     """
     with self._transaction() as (cursor, table):
-      cursor.execute(table.sql('SELECT count(*) FROM {table}'))
+      cursor.execute(table.statement('SELECT count(*) FROM {table}'))
       if written is not None and written < _UPKEEP_SHARE * cursor.fetchone()[0]:
         return False
       statements = table.indexing(distance)
-      statements.append(table.sql('VACUUM (ANALYZE) {table}'))
+      statements.append(table.statement('VACUUM (ANALYZE) {table}'))
     for statement in statements:
       self._connection.execute(statement)
     return True
@@ -240,7 +253,7 @@ class PostgresStore(base.Store):
       checked = 'AND {revision}::text = b.revision '
     with self._transaction() as (cursor, table):
       cursor.execute(
-        table.sql(
+        table.statement(
           'CREATE TEMP TABLE fastfill_batch (place bigint, id {key}, '
           'vector vector, revision text) ON COMMIT DROP'
         )
@@ -254,7 +267,7 @@ class PostgresStore(base.Store):
           vector = pgvector.Vector(vectors[place])
           rows.write_row((place, i, vector, revisions[place]))
       cursor.execute(
-        table.sql(
+        table.statement(
           'UPDATE {table} t SET {new} = b.vector::{new_type}, {space} = %s '
           'FROM pg_temp.fastfill_batch b WHERE t.{id} = b.id::{id_type} '
           f'AND {{tag}} IS NOT DISTINCT FROM %s {checked}RETURNING b.place'

@@ -47,7 +47,9 @@ class Table:
     """
     table = sql.Identifier(*names.table.split('.'))
     try:
-      cursor.execute(sql.SQL('LOCK TABLE {} IN ACCESS SHARE MODE').format(table))
+      cursor.execute(
+        sql.SQL('LOCK TABLE {} IN ACCESS SHARE MODE').format(table)
+      )
     except psycopg.errors.UndefinedTable:
       raise ValueError(f'There is no table {names.table}.') from None
     name = [table.as_string(cursor)]
@@ -98,7 +100,7 @@ class Table:
     kind = self.columns.get(column)
     return int(kind.rstrip(')').split('(')[1]) if kind else None
 
-  def sql(self, text: str, **parts) -> sql.Composed:
+  def statement(self, text: str, **parts) -> sql.Composed:
     """SQL with identifiers in the places of {names}; t is the table."""
     names = self.names
     # A row's xmin is the transaction that wrote it last.
@@ -139,12 +141,14 @@ class Table:
           f'pgvector indexes no vector of {dim}: add the column {self.new} as '
           f'halfvec({dim}) and call again.'
         )
-      texts += [f'ALTER TABLE {{table}} ADD COLUMN {{new}} {{new_type}}({dim:d})']
+      texts += [
+        f'ALTER TABLE {{table}} ADD COLUMN {{new}} {{new_type}}({dim:d})'
+      ]
     if self.names.space not in self.columns:
       texts += ['ALTER TABLE {table} ADD COLUMN {space} text']
       # A vacuum amid mass updates costs recall: upkeep does it, in order.
       texts += ['ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 1)']
-    statements = [self.sql(text) for text in texts]
+    statements = [self.statement(text) for text in texts]
     if statements:
       statements += [self._stale_function(self.new), *self._stale_trigger()]
     return statements
@@ -163,7 +167,7 @@ class Table:
       renames = [(names.field, names.new), (names.old, names.field)]
       new = names.new
     statements = [
-      self.sql(
+      self.statement(
         'ALTER TABLE {table} RENAME {before} TO {after}',
         before=sql.Identifier(before),
         after=sql.Identifier(after),
@@ -173,7 +177,7 @@ class Table:
     if to == 'new':
       # The new pipeline writes no old embeddings.
       statements.append(
-        self.sql(
+        self.statement(
           'ALTER TABLE {table} ALTER {column} DROP NOT NULL',
           column=sql.Identifier(names.old),
         )
@@ -212,7 +216,7 @@ class Table:
         for name, value in models[0].options.items()
       ]
       statements.append(
-        self.sql(
+        self.statement(
           'CREATE INDEX CONCURRENTLY ON {table} USING {kind} ({new} {by})'
           + (' WITH ({options})' if options else ''),
           kind=sql.SQL(models[0].kind),
@@ -228,7 +232,7 @@ class Table:
     schema = self.names.table.split('.')[:-1]
     suffix = zlib.crc32(f'{self.names.table} {self.names.field}'.encode())
     function = sql.Identifier(*schema, f'fastfill_stale_{suffix:08x}')
-    return self.sql(
+    return self.statement(
       text, function=function, trigger=sql.Identifier('fastfill_stale'), **parts
     )
 

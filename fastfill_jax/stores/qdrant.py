@@ -167,6 +167,8 @@ class QdrantStore(base.Store):
     )
 
   def search(self, query, k, distance, exact=False):
+    # Local mode is always exact.
+    params = models.SearchParams(exact=exact) if self._remote else None
     answers = self._client.query_batch_points(
       self.names.table,
       [
@@ -174,7 +176,7 @@ class QdrantStore(base.Store):
           query=vector.tolist(),
           using=self.names.new,
           limit=k,
-          params=models.SearchParams(exact=exact),
+          params=params,
         )
         for vector in np.asarray(query, np.float32)
       ],

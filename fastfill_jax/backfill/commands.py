@@ -140,14 +140,15 @@ def _against(found):
   if found['missing']:
     yield f'{found["missing"]:,} items could not be found in the new space'
   forecast = found['forecast']
-  if forecast and forecast['old'] is not None:
-    if forecast['value'] < forecast['old']:
-      share = forecast['overtakes_at']
-      when = 'never' if share is None else f'at {100 * share:.0f}%'
-      yield (
-        f'{forecast["metric"]} is forecast to be {forecast["value"]:.3f} now, '
-        f'{forecast["old"]:.3f} with the old model, to be overtaken {when}'
-      )
+  if not forecast or forecast['old'] is None:
+    return
+  if forecast['value'] < forecast['old']:
+    share = forecast['overtakes_at']
+    when = 'never' if share is None else f'at {100 * share:.0f}%'
+    yield (
+      f'{forecast["metric"]} is forecast to be {forecast["value"]:.3f} now, '
+      f'{forecast["old"]:.3f} with the old model, to be overtaken {when}'
+    )
 
 
 def roll_back(args) -> int:

@@ -251,7 +251,8 @@ def check(new, aligned, distance: str, min_cosine: float = 0.0) -> float:
   """Whether new embeddings can be those that the alignment aimed at.
 
   Args:
-    new, aligned: [item, embedding] of the same items.
+    new: [item, embedding].
+    aligned: Of the same items.
     distance: The plan's; lengths matter for 'l2' alone.
     min_cosine: What the pairs' mean cosine must reach.
 

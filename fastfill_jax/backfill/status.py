@@ -21,7 +21,9 @@ def collect(
   """What there is to say, as JSON has it; one scan of the store.
 
   Args:
-    store, plan, journal: Of the backfill.
+    store: To look at.
+    plan: Of its backfill.
+    journal: Of its backfill.
     metric: Of the forecast; None: its first.
     probe: A folder query/ [query, new_dim], label/ [query] and gallery_label/
       [the plan's item] to measure the live store with.

@@ -21,7 +21,8 @@ def check(
   """Looks at one moment of a store, where it has snapshots.
 
   Args:
-    store, plan: Of the backfill.
+    store: To look at.
+    plan: Of its backfill.
     sample: How many items to read.
     embedder: An `embedders.Embedder` that makes some new embeddings again.
     seed: Of the sample.

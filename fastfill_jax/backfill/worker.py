@@ -23,6 +23,8 @@ from fastfill_jax.backfill import (
   plan,
 )
 
+_TO_THE_END = pace.Until()
+
 
 class Worker:
   """One writer; threads embed ahead of it.
@@ -54,7 +56,7 @@ class Worker:
     journal: journal.Journal,
     *,
     aligner=None,
-    until: pace.Until = pace.Until(),
+    until: pace.Until = _TO_THE_END,
     adopted=(),
     left=(),
     batch: int = 1000,
@@ -128,7 +130,8 @@ class Worker:
       self._journal.append('filled', items=filled)
 
   def _loop(self):
-    while True:
+    idle = 0
+    while idle < 2:
       if self._stop.is_set():
         return 'stopped'
       found = census.Census(self._store, self._plan, self._adopted)
@@ -145,8 +148,10 @@ class Worker:
         return 'stopped'
       if self._room() <= 0:
         return 'until'
-      if self.written == before and not self._newcomers.moved:
-        return 'waiting'
+      # Nothing written may mean that another worker was faster: look again.
+      moved = self.written > before or self._newcomers.moved
+      idle = 0 if moved else idle + 1
+    return 'waiting'
 
   def _todo(self, found):
     """Ids of aligned items, first to be backfilled first."""
@@ -164,15 +169,16 @@ class Worker:
 
   def _pass(self, ids, expected):
     """Works through ids; ends early to look for newcomers."""
-    deadline = time.monotonic() + self._catch_up
+    deadline, begun = time.monotonic() + self._catch_up, False
     pending = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(self._threads)
     try:
       while True:
         room = min(self._batch, self._room())
-        late = self._stop.is_set() or time.monotonic() > deadline
-        more = len(ids) > 0 and room > 0 and not late
+        late = begun and time.monotonic() > deadline
+        more = len(ids) > 0 and room > 0 and not (late or self._stop.is_set())
         if more:
+          begun = True
           items = self._read(ids[:room], expected)
           ids = ids[room:]
           self.in_flight += len(items)
@@ -189,7 +195,7 @@ class Worker:
 
   def _room(self):
     """How many more items may be embedded."""
-    rooms = [np.inf]
+    rooms = [2**62]
     if self._until.items is not None:
       rooms.append(self._until.items - self.new - self.in_flight)
     price = self._embedder.item_price
@@ -197,9 +203,9 @@ class Worker:
       left = self._until.dollars - self._journal.cost
       rooms.append(np.floor(left / price + 1e-6) - self.in_flight)
     if self._until.seconds is not None:
-      if time.monotonic() - self._started > self._until.seconds:
-        return 0
-    return int(min(min(rooms), 2**62))
+      late = time.monotonic() - self._started > self._until.seconds
+      rooms.append(0 if late else rooms[0])
+    return int(min(rooms))
 
   def _read(self, ids, expected):
     """Items that still are as expected, in the order of the ids."""

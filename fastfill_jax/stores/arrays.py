@@ -132,13 +132,7 @@ class ArraysStore(base.Store):
       The version that the index now shows.
     """
     self._refresh()
-    shown = (
-      self._alive
-      & (self._space != None)
-      & (  # noqa: E711 (an array)
-        self._space != base.STALE
-      )
-    )
+    shown = self._alive & ~np.isin(self._space, [None, base.STALE])
     if version < self._deleted_at:
       rows = np.flatnonzero(shown)
       index.build(self._new[rows], self._ids[rows])

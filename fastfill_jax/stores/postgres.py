@@ -120,14 +120,16 @@ class PostgresStore(base.Store):
     return [statement.as_string(cursor) for statement in statements]
 
   def scan(self):
-    with self._transaction() as (_, table):
-      with self._connection.cursor('fastfill_scan') as rows:
-        rows.execute(
-          table.statement('SELECT t.{id}::{key}, {tag} FROM {table} t')
-        )
-        while piece := rows.fetchmany(_PIECE):
-          ids, spaces = zip(*piece, strict=True)
-          yield self._ids(ids), base.objects(spaces)
+    with (
+      self._transaction() as (_, table),
+      self._connection.cursor('fastfill_scan') as rows,
+    ):
+      rows.execute(
+        table.statement('SELECT t.{id}::{key}, {tag} FROM {table} t')
+      )
+      while piece := rows.fetchmany(_PIECE):
+        ids, spaces = zip(*piece, strict=True)
+        yield self._ids(ids), base.objects(spaces)
 
   def counts(self):
     with self._transaction() as (cursor, table):

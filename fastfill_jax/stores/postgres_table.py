@@ -123,7 +123,7 @@ class Table:
     )
 
   def _kind(self, column):
-    """vector or halfvec; a new column is what the old one is."""
+    """Its type, vector or halfvec; a new column is what the old one is."""
     default = self.columns.get(self.names.field, 'vector')
     return self.columns.get(column, default).partition('(')[0]
 

@@ -151,7 +151,13 @@ class Lance(App):
     self._table.add(self._batch(ids, emb=old))
 
   def change(self, ids, old):
-    batch = self._batch(ids, emb=old, emb_space=['stale'] * len(old))
+    kind = self._pa.list_(self._pa.float32(), NEW_DIM)
+    batch = self._batch(
+      ids,
+      emb=old,
+      emb_new=self._pa.nulls(len(old), kind),
+      emb_space=['stale'] * len(old),
+    )
     self._merge(batch)
 
   def _merge(self, batch):

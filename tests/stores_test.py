@@ -106,8 +106,7 @@ def test_changed_items_are_left_alone(app, store):
   app.change([6], vectors(1, DIM, 9))
   space, vector = app.state()[6]
   assert space in (None, stores.STALE)
-  if app.__class__ is not stores_cases.Lance:
-    assert vector is None
+  assert vector is None
   written = store.write(
     items.ids, vectors(10, NEW_DIM, 3), 'new:b', only_if='aligned:a',
     revisions=items.revisions,

@@ -76,8 +76,8 @@ class LanceStore(base.Store):
       serving=self._serving(schema),
       index=served and served.index_type,
       warnings=(
-        f'LanceDB has no triggers: who changes an item must set its '
-        f'{self.names.space} to {base.STALE!r}.',
+        'LanceDB has no triggers: who changes an item must set its '
+        f'{self.names.space} to {base.STALE!r} and {self.names.new} to null.',
       ),
     )
 

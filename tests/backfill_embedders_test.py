@@ -163,17 +163,19 @@ def test_gives_up_after_twenty_failures_in_a_row():
   assert len(calls) == 20
 
 
-def test_stops_waiting_when_told():
+def test_stops_waiting_when_told_and_keeps_what_it_has():
   def function(ids):
-    raise embedders.Retry(after=60)
+    if 10 in ids:
+      raise embedders.Retry(after=60)
+    return vectors(ids)
 
   stop = threading.Event()
-  engine = embedders.Embedder(function, DIM, stop=stop)
+  engine = embedders.Embedder(function, DIM, batch_size=8, stop=stop)
   threading.Timer(0.05, stop.set).start()
   start = time.monotonic()
-  with pytest.raises(embedders.Stopped):
-    engine(IDS)
+  assert engine(IDS).ids == list(range(8))
   assert time.monotonic() - start < 10
+  assert engine(IDS).ids == []
 
 
 def test_limits_hold_for_all_threads(waits):

@@ -20,7 +20,7 @@ _FLOORS = (
     'flops',
     'pairs',
   },
-  {'curve', 'index', 'training'},
+  {'curve', 'index', 'stores', 'training'},
   {
     'dataset',
     'encoder',
@@ -32,6 +32,7 @@ _FLOORS = (
     'evaluate',
     'serve',
     'plan',
+    'backfill',
   },
   {'pipeline', 'main', 'workload', 'cost'},
 )

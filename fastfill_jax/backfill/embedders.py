@@ -54,8 +54,8 @@ class Broken(RuntimeError):
   """The embedder as a whole is at fault; nothing more is asked of it."""
 
 
-class Stopped(Exception):
-  """The run was told to stop while it waited."""
+class _Stopped(Exception):
+  """Told to stop while waiting."""
 
 
 @dataclasses.dataclass
@@ -108,15 +108,19 @@ class Embedder:
     self._lock, self._failures = threading.Lock(), 0
 
   def __call__(self, ids: np.ndarray) -> Answer:
-    """Embeds ids [item].
+    """Embeds ids [item]; once told to stop, only the call that is under way.
 
     Raises:
       Broken: If the embedder itself is at fault.
-      Stopped: If told to stop while waiting; what this call had is lost.
     """
     answer = Answer()
-    for start in range(0, len(ids), self._batch):
-      self._halve(ids[start : start + self._batch], self._retries, answer)
+    try:
+      for start in range(0, len(ids), self._batch):
+        if self._stop.is_set():
+          break
+        self._halve(ids[start : start + self._batch], self._retries, answer)
+    except _Stopped:
+      pass  # what was paid for is kept
     return answer
 
   def offered(self, ids: np.ndarray) -> np.ndarray:
@@ -127,7 +131,7 @@ class Embedder:
   def _halve(self, ids, retries, answer):
     try:
       self._take(ids, self._patiently(ids, retries, answer), answer)
-    except (Broken, Stopped):
+    except (Broken, _Stopped):
       raise
     except Reject as error:
       rejected = np.isin(ids, error.ids)
@@ -164,7 +168,7 @@ class Embedder:
 
   def _sleep(self, seconds):
     if seconds > 0 and self._stop.wait(seconds):
-      raise Stopped
+      raise _Stopped
 
   def _take(self, ids, result, answer):
     with self._lock:

@@ -124,7 +124,7 @@ class Worker:
         filled += len(written)
         left = ~np.isin(ids, written)
         ids, aligned = ids[left], aligned[left]
-    if filled:
+    if filled or not self._journal.filled:
       self._store.upkeep(self._plan.distance)
     if not self._journal.filled:
       self._journal.append('filled', items=filled)
@@ -221,11 +221,7 @@ class Worker:
 
   def _commit(self, items, future):
     """Writes a batch's embeddings where the items are as they were."""
-    try:
-      answer, seconds = future.result()
-    except embedders.Stopped:
-      self.in_flight -= len(items)
-      return
+    answer, seconds = future.result()
     ids = np.array(answer.ids, items.ids.dtype)
     vectors = np.array(answer.vectors).reshape(len(ids), self._plan.new_dim)
     cosine = self._check(ids, vectors)

@@ -179,10 +179,10 @@ class LanceStore(base.Store):
     return np.array(ids), np.array(distances, float)
 
   @contextlib.contextmanager
-  def snapshot(self):
+  def snapshot(self, version: int | None = None):
     frozen = copy.copy(self)
     frozen._table = self._database.open_table(self.names.table)
-    frozen._table.checkout(self._table.version)
+    frozen._table.checkout(version or self._table.version)
     yield frozen
 
   def upkeep(self, distance, written=None):
@@ -266,18 +266,22 @@ class LanceStore(base.Store):
       kind = schema.field(names.revision).type
       batch[names.revision] = pa.array(revisions.tolist()).cast(kind)
       where += f' AND target.{column} = source.{column}'
-    expected = self._tagged(ids, only_if)
     # The index on ids serves reads alone: LanceDB 0.40 panics when a merge of
     # some columns, with a condition, uses it.
     merge = self._table.merge_insert(names.id).use_index(False)
     merged = merge.when_matched_update_all(where=where).execute(pa.table(batch))
-    if merged.num_updated_rows == len(ids):
-      return ids
-    # Which they were: those that had the one tag and have the other now.
-    return ids[expected & self._tagged(ids, space)]
+    if merged.num_updated_rows in (0, len(ids)):
+      return ids[: merged.num_updated_rows]
+    # Which they were: tagged otherwise in the version before.
+    before, after = (
+      self._tagged(ids, space, version)
+      for version in (merged.version - 1, merged.version)
+    )
+    return ids[after & ~before]
 
-  def _tagged(self, ids, space):
-    items = self.read(ids, None)
+  def _tagged(self, ids, space, version):
+    with self.snapshot(version) as view:
+      items = view.read(ids, None)
     return np.isin(ids, items.ids[items.spaces == space])
 
 

@@ -12,6 +12,8 @@ OPERATORS = {'l2': '<->', 'cosine': '<=>'}
 _INTEGERS = ('smallint', 'integer', 'bigint')
 # What pgvector's index takes of type vector.
 _INDEXED_WIDTH = 2000
+# A vacuum amid mass updates costs recall: upkeep does it, in its turn.
+_VACUUM, _RARELY = 'autovacuum_vacuum_scale_factor', 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +34,13 @@ class Table:
     names: The user's.
     columns: {column: type}, as the catalogue spells it.
     indices: {column: its vector indices}.
+    options: Storage parameters as 'name=value'.
   """
 
   names: base.Names
   columns: dict[str, str]
   indices: dict[str, list[Index]]
+  options: tuple[str, ...]
 
   @classmethod
   def look(cls, cursor, names: base.Names) -> 'Table':
@@ -77,7 +81,10 @@ class Table:
       indices.setdefault(column, []).append(
         Index((schema, index), kind, options, valid)
       )
-    return cls(names, columns, indices)
+    cursor.execute(
+      'SELECT reloptions FROM pg_class WHERE oid = %s::regclass', name
+    )
+    return cls(names, columns, indices, tuple(cursor.fetchone()[0] or ()))
 
   @property
   def serving(self) -> str:
@@ -146,8 +153,8 @@ class Table:
       ]
     if self.names.space not in self.columns:
       texts += ['ALTER TABLE {table} ADD COLUMN {space} text']
-      # A vacuum amid mass updates costs recall: upkeep does it, in order.
-      texts += ['ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 1)']
+      if not any(option.startswith(_VACUUM) for option in self.options):
+        texts += [f'ALTER TABLE {{table}} SET ({_VACUUM} = {_RARELY})']
     statements = [self.statement(text) for text in texts]
     if statements:
       statements += [self._stale_function(self.new), *self._stale_trigger()]
@@ -195,8 +202,9 @@ class Table:
       'DROP FUNCTION IF EXISTS {function}()',
       f'ALTER TABLE {{table}} DROP COLUMN IF EXISTS {unused}',
       'ALTER TABLE {table} DROP COLUMN IF EXISTS {space}',
-      'ALTER TABLE {table} RESET (autovacuum_vacuum_scale_factor)',
     )
+    if f'{_VACUUM}={_RARELY}' in self.options:
+      texts = (*texts, f'ALTER TABLE {{table}} RESET ({_VACUUM})')
     return [self._trigger_sql(text) for text in texts]
 
   def indexing(self, distance: str) -> list[sql.Composed]:

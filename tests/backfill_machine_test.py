@@ -132,13 +132,13 @@ def run(make_app, examples):
 
 
 def test_arrays():
-  run(lambda tmp: stores_cases.Arrays(tmp, IDS, cases.old(IDS)), 10)
+  run(lambda tmp: stores_cases.Arrays(tmp, IDS, cases.old(IDS)), 8)
 
 
 def test_postgres(request):
   pytest.importorskip('pgvector')
   url = request.getfixturevalue('postgres').url
-  run(lambda tmp: stores_cases.Postgres(url, IDS, cases.old(IDS)), 4)
+  run(lambda tmp: stores_cases.Postgres(url, IDS, cases.old(IDS)), 3)
 
 
 @pytest.mark.slow

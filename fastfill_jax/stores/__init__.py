@@ -13,14 +13,14 @@ A store is named by a URL:
 
 import os
 
-from fastfill_jax.stores import base
+from fastfill_jax.stores import base, urls
 
 Description = base.Description
 Items = base.Items
 Names = base.Names
 Store = base.Store
 STALE = base.STALE
-masked = base.masked
+masked = urls.masked
 
 
 def open_store(url: str, names: Names) -> Store:
@@ -36,7 +36,7 @@ def open_store(url: str, names: Names) -> Store:
     url = os.environ.get(variable, '')
     if not url:
       raise ValueError(f'The environment has no {variable}.')
-  elif base.has_password(url):
+  elif urls.has_password(url):
     raise ValueError(
       f'{masked(url)} holds a password, which every user of the machine can '
       'read: leave it to PGPASSWORD, ~/.pgpass or QDRANT_API_KEY, or put the '

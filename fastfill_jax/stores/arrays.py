@@ -18,11 +18,12 @@ import shutil
 import numpy as np
 
 from fastfill_jax import embeddings
-from fastfill_jax.stores import base
+from fastfill_jax.stores import arrays_state, base
 
 # Files of the log before the state is written anew.
 _LOG_LENGTH = 256
 _PIECE = 65_536
+_ATTEMPTS = 100
 
 
 class ArraysStore(base.Store):
@@ -48,34 +49,18 @@ class ArraysStore(base.Store):
       self._old = embeddings.ShardedArray(self._directory / 'old')
       if len(self._old) != len(ids) or self._old.ndim != 2:
         raise ValueError(f'old {self._old.shape} does not fit {len(ids)} ids.')
-    self._reset(ids)
-    self._refresh()
-
-  def _reset(self, ids):
-    n = len(ids)
-    self._version, self._deleted_at = 0, 0
-    self._serving, self._dropped = 'old', False
-    self._ids = ids
-    self._row_of = {i: row for row, i in enumerate(ids.tolist())}
-    self._alive = np.ones(n, bool)
-    self._changed = np.zeros(n, np.int64)
-    self._revision = np.zeros(n, np.int64)
-    self._space = base.objects([None] * n)
-    self._new = None
-    # Old embeddings that were written later than the shards.
-    self._later_old = {}
+    self._state, self._frozen = arrays_state.State(ids), False
     self._index, self._index_version = None, -1
-    self._frozen = False
-
-  # What a Store can do.
+    self._refresh()
 
   def describe(self):
     self._refresh()
+    new = self._state.new
     return base.Description(
-      store=f'arrays, version {self._version}',
+      store=f'arrays, version {self._state.version}',
       old_dim=None if self._old is None else self._old.shape[1],
-      new_dim=None if self._new is None else self._new.shape[1],
-      serving=self._serving,
+      new_dim=None if new is None else new.shape[1],
+      serving=self._state.serving,
     )
 
   def prepare(self, dim, distance, dry_run=False):
@@ -91,26 +76,36 @@ class ArraysStore(base.Store):
 
   def scan(self):
     self._refresh()
-    rows = np.flatnonzero(self._alive)
+    rows = np.flatnonzero(self._state.alive)
     for start in range(0, len(rows), _PIECE):
       piece = rows[start : start + _PIECE]
-      yield self._ids[piece], self._space[piece]
+      yield self._state.ids[piece], self._state.space[piece]
 
   def read(self, ids, field='new'):
     self._refresh()
-    rows = self._rows(base.check_ids(ids))
+    state = self._state
+    rows = state.rows(base.check_ids(ids))
     rows = rows[rows >= 0]
     vectors = None
-    if field == 'new':
-      vectors = self._new[rows]
-    elif field == 'old':
+    if field == 'new' and state.new is not None:
+      vectors = state.new[rows]
+    elif field == 'old' and self._old is not None:
       vectors = self._read_old(rows)
     return base.Items(
-      self._ids[rows],
-      self._space[rows],
-      base.objects([str(r) for r in self._revision[rows]]),
+      state.ids[rows],
+      state.space[rows],
+      base.objects([str(r) for r in state.revision[rows]]),
       vectors,
     )
+
+  def _read_old(self, rows):
+    vectors = np.full((len(rows), self._old.shape[1]), np.nan, np.float32)
+    first = rows < len(self._old)
+    vectors[first] = self._old[rows[first]]
+    for place, row in enumerate(rows.tolist()):
+      if row in self._state.later_old:
+        vectors[place] = self._state.later_old[row]
+    return vectors
 
   def search(self, query, k, distance, exact=False):
     del exact  # always
@@ -132,34 +127,29 @@ class ArraysStore(base.Store):
       The version that the index now shows.
     """
     self._refresh()
-    shown = self._alive & ~np.isin(self._space, [None, base.STALE])
-    if version < self._deleted_at:
+    state = self._state
+    shown = state.alive & ~np.isin(state.space, [None, base.STALE])
+    if version < state.deleted_at:
       rows = np.flatnonzero(shown)
-      index.build(self._new[rows], self._ids[rows])
-    elif version < self._version:
-      rows = np.flatnonzero(shown & (self._changed > version))
-      index.upsert(self._ids[rows], self._new[rows])
-    return self._version
+      index.build(state.new[rows], state.ids[rows])
+    elif version < state.version:
+      rows = np.flatnonzero(shown & (state.changed > version))
+      index.upsert(state.ids[rows], state.new[rows])
+    return state.version
 
   @contextlib.contextmanager
   def snapshot(self):
     self._refresh()
     frozen = copy.copy(self)
-    for name in ('_alive', '_changed', '_revision', '_space', '_new'):
-      setattr(frozen, name, copy.copy(getattr(self, name)))
-    frozen._row_of, frozen._later_old = (
-      dict(self._row_of),
-      dict(self._later_old),
-    )
-    frozen._index, frozen._frozen = None, True
+    frozen._state, frozen._frozen = self._state.copy(), True
+    frozen._index = None
     yield frozen
 
   def upkeep(self, distance, written=None):
     if written is not None and len(list(self._log.glob('*'))) < _LOG_LENGTH:
       return False
     with self._locked():
-      self._refresh()
-      self._put(self._state())
+      self._put(self._state.dump())
       for path in sorted(self._log.glob('*.npz'))[:-1]:
         path.unlink()
     return True
@@ -196,39 +186,33 @@ class ArraysStore(base.Store):
 
   def _write(self, ids, vectors, space, only_if, revisions):
     with self._locked():
-      self._refresh()
-      rows = self._rows(ids)
-      good = (rows >= 0) & (self._space[rows] == only_if)
+      rows = self._state.rows(ids)
+      good = (rows >= 0) & (self._state.space[rows] == only_if)
       if revisions is not None:
-        good &= self._revision[rows].astype(str) == revisions.astype(str)
+        good &= self._state.revision[rows].astype(str) == revisions.astype(str)
       if good.any():
-        self._put(
-          {
-            'op': 'write',
-            'ids': ids[good],
-            'new': vectors[good],
-            'space': space,
-          }
-        )
+        new = {'ids': ids[good], 'new': vectors[good], 'space': space}
+        self._put({'op': 'write', **new})
     return ids[good]
 
   def _append(self, entry):
     with self._locked():
-      self._refresh()
       self._put(entry)
 
   @contextlib.contextmanager
   def _locked(self):
+    """Keeps other writers out, and knows what they wrote before."""
     if self._frozen:
       raise ValueError('A snapshot takes no writes.')
     self._log.mkdir(exist_ok=True)
     with open(self._directory / 'lock', 'w') as file:
       fcntl.flock(file, fcntl.LOCK_EX)
+      self._refresh()
       yield
 
   def _put(self, entry):
     """Writes the next file of the log; the caller holds the lock."""
-    path = self._log / f'{self._version + 1:010d}.npz'
+    path = self._log / f'{self._state.version + 1:010d}.npz'
     partial = path.with_suffix('.partial')
     with open(partial, 'wb') as file:
       np.savez(file, **entry)
@@ -241,111 +225,14 @@ class ArraysStore(base.Store):
     """Reads what was written since, by this process or another."""
     if self._frozen or not self._log.exists():
       return
-    for _ in range(100):
+    for attempt in range(_ATTEMPTS):
       try:
         for path in sorted(self._log.glob('*.npz')):
-          version = int(path.stem)
-          if version > self._version:
+          if int(path.stem) > self._state.version:
             with np.load(path, allow_pickle=False) as entry:
-              self._apply(version, dict(entry))
-            self._version = version
+              self._state.apply(int(path.stem), dict(entry))
         return
       except FileNotFoundError:
-        continue  # replaced by a full copy of the state, which is read next
-    raise ValueError(f'{self._log} lacks files.')
-
-  def _apply(self, version, entry):
-    op = str(entry['op'])
-    if op == 'state':
-      self._restore(entry)
-    elif version != self._version + 1:
-      # This file's predecessors were replaced by a full copy after the files
-      # were listed: list them again.
-      raise FileNotFoundError
-    elif op == 'prepare':
-      self._new = np.full((len(self._ids), int(entry['dim'])), np.nan, 'f4')
-    elif op == 'write':
-      rows = self._rows(entry['ids'])
-      self._new[rows], self._space[rows] = entry['new'], str(entry['space'])
-      self._changed[rows] = version
-    elif op == 'serve':
-      self._serving = str(entry['field'])
-    elif op == 'drop':
-      self._new, self._space[:] = None, None
-    elif op == 'delete':
-      rows = self._rows(entry['ids'])
-      self._alive[rows[rows >= 0]] = False
-      self._deleted_at = version
-    elif op == 'put':
-      self._apply_put(version, entry['ids'], entry['old'])
-
-  def _apply_put(self, version, ids, old):
-    missing = [i for i in ids.tolist() if i not in self._row_of]
-    if missing:
-      self._grow(np.array(missing, ids.dtype))
-    rows = np.array([self._row_of[i] for i in ids.tolist()], np.int64)
-    # A changed item loses its tag to 'stale', one that came back has none.
-    known = self._alive[rows] & (np.isin(ids, missing, invert=True))
-    self._space[rows] = np.where(known, base.STALE, None)
-    if self._new is not None:
-      self._new[rows] = np.nan
-    self._alive[rows] = True
-    self._revision[rows] += 1
-    self._deleted_at = version  # they are no longer to be found
-    self._later_old.update(zip(rows.tolist(), old, strict=True))
-
-  def _grow(self, ids):
-    n, m = len(self._ids), len(ids)
-    self._row_of.update({i: n + j for j, i in enumerate(ids.tolist())})
-    self._ids = np.concatenate([self._ids, ids])
-    self._alive = np.pad(self._alive, (0, m), constant_values=True)
-    self._changed = np.pad(self._changed, (0, m))
-    self._revision = np.pad(self._revision, (0, m))
-    self._space = np.concatenate([self._space, base.objects([None] * m)])
-    if self._new is not None:
-      pad = ((0, m), (0, 0))
-      self._new = np.pad(self._new, pad, constant_values=np.nan)
-
-  def _state(self):
-    later = np.array(sorted(self._later_old), np.int64)
-    return {
-      'op': 'state',
-      'ids': self._ids,
-      'alive': self._alive,
-      'changed': self._changed,
-      'deleted_at': self._deleted_at,
-      'revision': self._revision,
-      'space': np.array([s or '' for s in self._space], str),
-      'new': np.zeros((0, 0)) if self._new is None else self._new,
-      'serving': self._serving,
-      'later': later,
-      'later_old': np.array([self._later_old[r] for r in later.tolist()]),
-    }
-
-  def _restore(self, entry):
-    self._ids = entry['ids']
-    self._row_of = {i: row for row, i in enumerate(self._ids.tolist())}
-    self._alive, self._changed = entry['alive'], entry['changed']
-    self._deleted_at = int(entry['deleted_at'])
-    self._revision, self._serving = entry['revision'], str(entry['serving'])
-    self._space = base.objects([s or None for s in entry['space'].tolist()])
-    self._new = entry['new'] if entry['new'].shape[1] else None
-    later = entry['later'].tolist()
-    self._later_old = dict(zip(later, entry['later_old'], strict=True))
-
-  def _rows(self, ids):
-    """Rows [item] of ids, -1 for what is not there."""
-    rows = np.array([self._row_of.get(i, -1) for i in ids.tolist()], np.int64)
-    return np.where((rows >= 0) & self._alive[rows], rows, -1)
-
-  def _read_old(self, rows):
-    dim = self._old.shape[1] if self._old is not None else 0
-    vectors = np.full((len(rows), dim), np.nan, np.float32)
-    shards = len(self._old) if self._old is not None else 0
-    first = rows < shards
-    if first.any():
-      vectors[first] = self._old[rows[first]]
-    for place, row in enumerate(rows.tolist()):
-      if row in self._later_old:
-        vectors[place] = self._later_old[row]
-    return vectors
+        # Replaced by a full copy of the state since they were listed.
+        if attempt == _ATTEMPTS - 1:
+          raise

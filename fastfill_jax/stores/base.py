@@ -16,7 +16,6 @@ and whoever writes a new embedding must write its tag.
 import abc
 import contextlib
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -290,20 +289,3 @@ def choose_distance(distance: str) -> str:
       f'Distance {distance!r} is none of {", ".join(DISTANCES)}.'
     )
   return distance
-
-
-def has_password(url: str) -> bool:
-  return bool(_PASSWORD.search(url) or _PASSWORD_OPTION.search(url))
-
-
-def masked(text: str) -> str:
-  """Text without the passwords of the URLs in it."""
-  text = _PASSWORD.sub(r'\1***@', text)
-  return _PASSWORD_OPTION.sub(r'\1***', text)
-
-
-_PASSWORD = re.compile(r'(://[^:/@\s]*:)[^/\s]+@')
-_PASSWORD_OPTION = re.compile(
-  r'((?:password|sslpassword|passfile|api[-_]?key|token|secret)=)[^&\s]+',
-  re.IGNORECASE,
-)

@@ -204,7 +204,7 @@ class LanceStore(base.Store):
     for attempt in range(_ATTEMPTS):
       try:
         self._table.optimize()
-        return True
+        break
       except (RuntimeError, OSError):
         # It loses to a write that commits at the same time.
         if attempt == _ATTEMPTS - 1:

@@ -14,7 +14,7 @@ import numpy as np
 import pgvector.psycopg
 import psycopg
 
-from fastfill_jax.stores import base, postgres_table
+from fastfill_jax.stores import base, postgres_table, urls
 
 _PIECE = 10_000
 # Updates fill the index with dead elements, which its searches pay for.
@@ -70,7 +70,7 @@ class PostgresStore(base.Store):
     try:
       connection = psycopg.connect(self._url, autocommit=True)
     except psycopg.Error as error:
-      raise ValueError(base.masked(str(error))) from None
+      raise ValueError(urls.masked(str(error))) from None
     try:
       pgvector.psycopg.register_vector(connection)
     except psycopg.ProgrammingError as error:

@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from fastfill_jax import embeddings
+from fastfill_jax.stores import shards
 
 OLD_DIM, NEW_DIM = 8, 6
 ALIGNED, NEW = 'aligned:a1', 'new:n1'
@@ -61,7 +61,7 @@ def write_plan(directory, ids, distance='cosine', forecast=True, seed=0):
   aligned, _ = align(old(ids))
   order = np.random.default_rng(seed).permutation(len(ids))
   for name, array in (('id', ids), ('aligned', aligned), ('order', order)):
-    embeddings.write(directory / name, array, shard_rows=700)
+    shards.write(directory / name, array, shard_rows=700)
   plan = {
     'format': 1,
     'count': len(ids),

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import stores_cases
 
-from fastfill_jax import embeddings
 from fastfill_jax.backfill import __main__ as backfill
+from fastfill_jax.stores import shards
 
 N = 120
 IDS = np.arange(N) + 5
@@ -106,9 +106,9 @@ def test_status_as_a_page(app, call, planned, tmp_path):
   call(app, 'apply', EMBEDDER, '--until=50%')
   probe = tmp_path / 'probe'
   label = np.arange(N) % 7
-  embeddings.write(probe / 'query', cases.new(IDS[:20]))
-  embeddings.write(probe / 'label', label[:20])
-  embeddings.write(probe / 'gallery_label', label)
+  shards.write(probe / 'query', cases.new(IDS[:20]))
+  shards.write(probe / 'label', label[:20])
+  shards.write(probe / 'gallery_label', label)
   page = tmp_path / 'status.html'
   code, out, _ = call(app, 'status', f'--html={page}', f'--probe={probe}')
   assert code == 0 and '60 of 120 (50.0%)' in out and 'recall@10' in out
@@ -134,12 +134,12 @@ def test_probe_measures_the_live_store(arrays, call, planned, tmp_path):
   call(arrays, 'prepare')
   call(arrays, 'apply', EMBEDDER)
   probe = tmp_path / 'probe'
-  embeddings.write(probe / 'query', cases.new(IDS[:20]))
+  shards.write(probe / 'query', cases.new(IDS[:20]))
   # Every item its own class: the query finds itself; three are mislabelled.
   label = IDS[:20].copy()
   label[:3] = 0
-  embeddings.write(probe / 'label', label)
-  embeddings.write(probe / 'gallery_label', IDS)
+  shards.write(probe / 'label', label)
+  shards.write(probe / 'gallery_label', IDS)
   out = call(arrays, 'status', '--json', f'--probe={probe}')[1]
   expected = {'queries': 20, 'cmc@1': 17 / 20, 'recall@10': 1.0}
   found = json.loads(out)['probe']
@@ -165,10 +165,10 @@ def test_embedded_elsewhere(arrays, call, tmp_path):
   call(arrays, 'prepare')
   out = tmp_path / 'todo'
   code, _, _ = call(arrays, 'export-ids', '--share=0.25', f'--out={out}')
-  ids = embeddings.ShardedArray(out / 'id')[:]
-  planned_ids = IDS[embeddings.ShardedArray(tmp_path / 'plan' / 'order')[:]]
+  ids = shards.ShardedArray(out / 'id')[:]
+  planned_ids = IDS[shards.ShardedArray(tmp_path / 'plan' / 'order')[:]]
   np.testing.assert_array_equal(ids, planned_ids[: N // 4])
-  embeddings.write(out / 'vector', cases.new(ids))
+  shards.write(out / 'vector', cases.new(ids))
   code, _, _ = call(arrays, 'apply', f'--vectors={out}')
   # All of the folder is written, the rest waits.
   assert code == 1
@@ -177,7 +177,7 @@ def test_embedded_elsewhere(arrays, call, tmp_path):
   cases.check_state(state)
   rest = tmp_path / 'rest'
   call(arrays, 'export-ids', f'--out={rest}')
-  assert len(embeddings.ShardedArray(rest / 'id')) == N - N // 4
+  assert len(shards.ShardedArray(rest / 'id')) == N - N // 4
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_apply_needs_prepare_and_one_plan(arrays, call, planned):
   assert code == 2 and 'prepare the store first' in err
   call(arrays, 'prepare')
   call(arrays, 'apply', EMBEDDER, '--until=10%')
-  order = embeddings.ShardedArray(planned / 'order')[:]
-  embeddings.write(planned / 'order', order[::-1].copy())
+  order = shards.ShardedArray(planned / 'order')[:]
+  shards.write(planned / 'order', order[::-1].copy())
   code, _, err = call(arrays, 'apply', EMBEDDER)
   assert code == 2 and 'belongs to plan' in err
 

@@ -21,7 +21,9 @@ IDS = np.arange(N) + 5
 ACTIONS = ('insert', 'change', 'delete', 'renew')
 # What, and to which of the items that are there.
 actions = st.lists(
-  st.tuples(st.sampled_from(ACTIONS), st.integers(0, 10**6)), max_size=3
+  st.tuples(st.sampled_from(ACTIONS), st.integers(0, 10**6)),
+  min_size=1,
+  max_size=4,
 )
 
 
@@ -135,13 +137,22 @@ def test_arrays():
   run(lambda tmp: stores_cases.Arrays(tmp, IDS, cases.old(IDS)), 8)
 
 
-def test_postgres(request):
+def _run_postgres(request, examples):
   pytest.importorskip('pgvector')
   url = request.getfixturevalue('postgres').url
-  run(lambda tmp: stores_cases.Postgres(url, IDS, cases.old(IDS)), 3)
+  run(lambda tmp: stores_cases.Postgres(url, IDS, cases.old(IDS)), examples)
+
+
+def test_postgres(request):
+  _run_postgres(request, 3)
+
+
+@pytest.mark.slow
+def test_postgres_at_length(request):
+  _run_postgres(request, 20)
 
 
 @pytest.mark.slow
 def test_lance():
   pytest.importorskip('lancedb')
-  run(lambda tmp: stores_cases.Lance(tmp, IDS, cases.old(IDS)), 5)
+  run(lambda tmp: stores_cases.Lance(tmp, IDS, cases.old(IDS)), 8)

@@ -6,8 +6,8 @@ import backfill_cases as cases
 import numpy as np
 import pytest
 
-from fastfill_jax import embeddings
 from fastfill_jax.backfill import forecasts, journal, pace, plan
+from fastfill_jax.stores import shards
 
 IDS = np.arange(40) * 3 + 1
 
@@ -32,8 +32,8 @@ def test_rows_of_ids(folder):
 def test_the_digest_is_of_the_order_too(folder):
   before = plan.Plan(folder).digest
   assert plan.Plan(folder).digest == before
-  order = embeddings.ShardedArray(folder / 'order')[:]
-  embeddings.write(folder / 'order', order[::-1].copy())
+  order = shards.ShardedArray(folder / 'order')[:]
+  shards.write(folder / 'order', order[::-1].copy())
   assert plan.Plan(folder).digest != before
 
 
@@ -51,8 +51,8 @@ def _edit(folder, **values):
     (lambda f: _edit(f, count=41), 'plan.json says'),
     (lambda f: _edit(f, new_dim=7), 'plan.json says'),
     (lambda f: _edit(f, distance='dot'), "'dot' is none of"),
-    (lambda f: embeddings.write(f / 'order', np.zeros(40, int)), 'permutation'),
-    (lambda f: embeddings.write(f / 'id', np.zeros(40, int)), 'unique'),
+    (lambda f: shards.write(f / 'order', np.zeros(40, int)), 'permutation'),
+    (lambda f: shards.write(f / 'id', np.zeros(40, int)), 'unique'),
     (lambda f: (f / 'forecast.csv').write_text('a,b\n1,2\n'), 'has no'),
   ],
 )
@@ -137,7 +137,7 @@ BATCH = {'embedded': 5, 'written': 4, 'seconds': 0.5, 'cost': 0.25, 'new': 4}
 
 
 def test_journal_counts_and_survives_a_torn_line(tmp_path):
-  path = tmp_path / 'folder' / 'journal.jsonl'
+  path = tmp_path / 'journal.jsonl'
   kept = journal.Journal(path)
   kept.append('start', plan='abc', counts={})
   kept.append('batch', **BATCH, failed=[[7, 'no such image']])

@@ -35,7 +35,8 @@ def backfill(app, planned, function=cases.embedder, **options):
   stop = options.setdefault('stop', threading.Event())
   price = options.pop('price', 10.0)
   calls = options.pop('call', 7)
-  kept = journal.Journal(planned.directory / 'journal.jsonl')
+  name = options.pop('journal', 'journal.jsonl')
+  kept = journal.Journal(planned.directory / name)
   engine = embedders.Embedder(
     function, planned.new_dim, price=price, batch_size=calls, stop=stop
   )
@@ -305,11 +306,20 @@ def test_only_one_worker_of_a_table(request, planned):
   assert backfill(app, planned)[0] == 'complete'
 
 
+def test_only_one_worker_of_a_journal(arrays, planned):
+  def other(ids):
+    with pytest.raises(ValueError, match='Another backfill writes'):
+      backfill(arrays, planned)
+    return cases.new(ids)
+
+  assert backfill(arrays, planned, other)[0] == 'complete'
+
+
 def test_two_workers_do_no_harm(arrays, planned):
   """Where nothing keeps a second one out."""
 
   def other(ids):
-    backfill(arrays, planned)
+    backfill(arrays, planned, journal='other')
     return cases.new(ids)
 
   reason, one, _ = backfill(arrays, planned, other, threads=1, call=20)

@@ -13,7 +13,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from fastfill_jax import embeddings, stores
+from fastfill_jax import stores
+from fastfill_jax.stores import shards
 
 DIM, NEW_DIM = 8, 6
 _tables = itertools.count()
@@ -50,8 +51,8 @@ class Arrays(App):
   def __init__(self, tmp: pathlib.Path, ids, old):
     self.directory = tmp / f'arrays{next(_tables)}'
     self.url = f'arrays:{self.directory}'
-    embeddings.write(self.directory / 'id', np.asarray(ids), shard_rows=700)
-    embeddings.write(self.directory / 'old', old, shard_rows=700)
+    shards.write(self.directory / 'id', np.asarray(ids), shard_rows=700)
+    shards.write(self.directory / 'old', old, shard_rows=700)
     self._store = self.open()
 
   def insert(self, ids, old):

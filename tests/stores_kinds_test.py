@@ -151,6 +151,19 @@ def test_postgres_notices_another_content_by_a_column(request):
   assert app.state()[6] == (stores.STALE, None)
 
 
+def test_postgres_notices_any_write_without_one(request):
+  app = make('postgres', request)
+  with contextlib.closing(app.open()) as store:
+    store.prepare(NEW_DIM, 'cosine')
+    store.write(IDS, X, 'aligned:a', only_if=None)
+    items = store.read(IDS[:3], None)
+    app.execute("UPDATE {table} SET note = 'y' WHERE id = 6")
+    written = store.write(
+      items.ids, X[:3], 'new:b', only_if='aligned:a', revisions=items.revisions
+    )
+  assert sorted(written.tolist()) == [5, 7]
+
+
 def test_postgres_leaves_the_users_settings(request):
   app = make('postgres', request)
   app.execute('ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 0.3)')

@@ -148,7 +148,7 @@ def _dry_run(args, store, plan, journal, embedder, until):
     'counts': {tag or 'untagged': n for tag, n in found.counts.items()},
     'align': fill,
     'embed': left,
-    'cost': left * embedder.item_price,
+    'cost': left * embedder.item_price if embedder.item_price else None,
     'seconds': seconds,
     'newcomers': len(found.newcomers.ids),
   }
@@ -156,7 +156,7 @@ def _dry_run(args, store, plan, journal, embedder, until):
     *(f'{n:,} items tagged {tag}' for tag, n in result['counts'].items()),
     f'{fill:,} aligned embeddings to write, {left:,} items to embed, '
     f'{result["newcomers"]:,} items that the plan does not know',
-    f'${result["cost"]:,.2f} at the given price'
+    ('no --price' if result['cost'] is None else f'${result["cost"]:,.2f}')
     + ('' if seconds is None else f', {seconds / 3600:.1f} h at --items'),
   ]
   if plan.forecast is not None:

@@ -7,7 +7,6 @@ import numpy as np
 import rich.console
 import rich.table
 
-from fastfill_jax import embeddings
 from fastfill_jax.backfill import (
   census,
   embedders,
@@ -16,6 +15,7 @@ from fastfill_jax.backfill import (
   status,
   verify,
 )
+from fastfill_jax.stores import shards
 
 
 def _add_store(parser):
@@ -214,7 +214,7 @@ def export_ids(args) -> int:
   ids = plan.ids[order]
   ids = ids[~np.isin(ids, list(journal.quarantine))][:wanted]
   if len(ids) and not args.dry_run:
-    embeddings.write(f'{args.out}/id', ids)
+    shards.write(f'{args.out}/id', ids)
   options.show(args, {'ids': len(ids), 'out': args.out}, [f'{len(ids):,} ids'])
   return 0
 

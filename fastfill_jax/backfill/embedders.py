@@ -18,8 +18,8 @@ import threading
 
 import numpy as np
 
-from fastfill_jax import embeddings
 from fastfill_jax.backfill import pace
+from fastfill_jax.stores import shards
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 # So many items in a row fail when the embedder is at fault, not they.
@@ -218,8 +218,8 @@ class Vectors:
   batch_size = 10_000
 
   def __init__(self, directory):
-    self.ids = embeddings.ShardedArray(f'{directory}/id')[:]
-    self._vectors = embeddings.ShardedArray(f'{directory}/vector')
+    self.ids = shards.ShardedArray(f'{directory}/id')[:]
+    self._vectors = shards.ShardedArray(f'{directory}/vector')
     if len(self.ids) != len(self._vectors):
       raise ValueError(
         f'{directory} has {len(self.ids)} ids, {len(self._vectors)} vectors.'

@@ -5,6 +5,8 @@ store say what is done; without this file a backfill goes on all the same, with
 its costs forgotten and its quarantine empty.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -61,10 +63,24 @@ class Journal:
           'name another --journal, or move it away.'
         )
 
+  @contextlib.contextmanager
+  def lock(self):
+    """Keeps a second worker from paying for the same items.
+
+    Raises:
+      ValueError: If there is one.
+    """
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    with open(self._path.with_name(f'{self._path.name}.lock'), 'w') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise ValueError(f'Another backfill writes {self._path}.') from None
+      yield
+
   def append(self, event: str, **values):
     """Adds a line and waits until it is on the disk."""
     record = {'event': event, 'time': round(time.time(), 3), **values}
-    self._path.parent.mkdir(parents=True, exist_ok=True)
     with open(self._path, 'ab') as file:
       torn = file.tell() and not self._ends_a_line()
       line = json.dumps(record, ensure_ascii=False).encode() + b'\n'

@@ -14,8 +14,9 @@ import pathlib
 
 import numpy as np
 
-from fastfill_jax import embeddings, stores
+from fastfill_jax import stores
 from fastfill_jax.backfill import forecasts
+from fastfill_jax.stores import shards
 
 _KEYS = (
   'count',
@@ -79,7 +80,7 @@ class Plan:
     )
 
   def _array(self, name, shape):
-    array = embeddings.ShardedArray(self.directory / name)
+    array = shards.ShardedArray(self.directory / name)
     if array.shape != shape:
       raise ValueError(
         f'{self.directory / name} is {array.shape}, plan.json says {shape}.'

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from fastfill_jax import embeddings, stores
+from fastfill_jax import stores
 from fastfill_jax.backfill import census, journal, plan
+from fastfill_jax.stores import shards
 
 # Batches of which the present rate is the mean.
 _RECENT = 50
@@ -98,7 +99,7 @@ def _probe(store, plan, directory) -> dict:
   Items that the probe has no label for count as wrong.
   """
   query, label, gallery_label = (
-    embeddings.ShardedArray(f'{directory}/{name}')[:]
+    shards.ShardedArray(f'{directory}/{name}')[:]
     for name in ('query', 'label', 'gallery_label')
   )
   if len(query) != len(label) or len(gallery_label) != plan.count:

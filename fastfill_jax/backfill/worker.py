@@ -90,7 +90,7 @@ class Worker:
       ValueError: If another worker is at it, or there are unknown tags.
     """
     self._started = time.monotonic()
-    with self._store.lock():
+    with self._journal.lock(), self._store.lock():
       found = census.Census(self._store, self._plan, self._adopted)
       found.refuse_unknown(self._plan, (*self._adopted, *self._left))
       self._journal.append(

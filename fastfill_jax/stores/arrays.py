@@ -17,8 +17,7 @@ import shutil
 
 import numpy as np
 
-from fastfill_jax import embeddings
-from fastfill_jax.stores import arrays_state, base
+from fastfill_jax.stores import arrays_state, base, shards
 
 # Files of the log before the state is written anew.
 _LOG_LENGTH = 256
@@ -30,7 +29,7 @@ class ArraysStore(base.Store):
   """A folder of arrays; state and search are in memory.
 
   Args:
-    directory: With id/ and old/, see `embeddings.ShardedArray`.
+    directory: With id/ and old/, see `shards.ShardedArray`.
     names: Not used: a folder is one table.
 
   Raises:
@@ -43,10 +42,10 @@ class ArraysStore(base.Store):
     super().__init__(names or base.Names())
     self._directory = pathlib.Path(directory)
     self._log = self._directory / 'log'
-    ids = base.check_ids(embeddings.ShardedArray(self._directory / 'id')[:])
+    ids = base.check_ids(shards.ShardedArray(self._directory / 'id')[:])
     self._old = None
     if (self._directory / 'old').exists():
-      self._old = embeddings.ShardedArray(self._directory / 'old')
+      self._old = shards.ShardedArray(self._directory / 'old')
       if len(self._old) != len(ids) or self._old.ndim != 2:
         raise ValueError(f'old {self._old.shape} does not fit {len(ids)} ids.')
     self._state, self._frozen = arrays_state.State(ids), False

@@ -227,11 +227,8 @@ class LanceStore(base.Store):
 
   def roll_back(self):
     names, schema = self.names, self._table.schema
-    if self._serving(schema) == 'old':
-      if names.new not in schema.names:
-        raise ValueError(f'The old field is gone: {names.old}.')
-      return
-    self._rename({names.field: names.new, names.old: names.field})
+    if self._serving(schema) == 'new':
+      self._rename({names.field: names.new, names.old: names.field})
 
   def _rename(self, renames):
     """All in one commit."""

@@ -115,8 +115,11 @@ class PostgresStore(base.Store):
   def _change(self, cursor, statements, dry_run=False):
     # Who waits for a table makes all others wait behind.
     cursor.execute("SET LOCAL lock_timeout = '5s'")
-    for statement in () if dry_run else statements:
-      cursor.execute(statement)
+    try:
+      for statement in () if dry_run else statements:
+        cursor.execute(statement)
+    except psycopg.errors.LockNotAvailable:
+      raise ValueError(f'{self.names.table} is busy: call again.') from None
     return [statement.as_string(cursor) for statement in statements]
 
   def scan(self):

@@ -275,3 +275,24 @@ def test_qdrant_goes_on_when_a_point_disappears_amid_a_write(request):
   store._client.batch_update_points = racing
   written = store.write(IDS[:4], -X[:4], 'new:b', only_if='aligned:a')
   assert written.tolist() == [5, 7, 8] and len(calls) == 2
+
+
+def test_qdrant_leaves_what_is_written_amid_a_write(request):
+  app = make('qdrant', request)
+  store = app.open()
+  store.prepare(NEW_DIM, 'cosine')
+  store.write(IDS, X, 'aligned:a', only_if=None)
+  update, calls = store._client.batch_update_points, []
+
+  def racing(*args):
+    calls.append(args)
+    if len(calls) == 1:
+      app.write_new([6], X[9:10], 'new:other')
+    return update(*args)
+
+  store._client.batch_update_points = racing
+  written = store.write(IDS[:3], -X[:3], 'new:b', only_if='aligned:a')
+  assert written.tolist() == [5, 7]
+  space, vector = app.state()[6]
+  assert space == 'new:other'
+  np.testing.assert_allclose(vector, X[9], atol=1e-6)

@@ -207,6 +207,37 @@ def test_newcomers_during_the_run_are_caught_up(arrays, planned):
   cases.check_state(state)
 
 
+def test_an_item_that_came_back_is_not_given_the_plans_embedding(app, planned):
+  backfill(app, planned, until=pace.Until(items=0))
+  i = int(planned.ids[planned.order[-1]])
+  app.delete([i])
+  app.insert([i], cases.old([i], 1))
+  backfill(app, planned, until=pace.Until(items=1), aligner=cases.aligner)
+  state = app.state()
+  assert state[i][0] == cases.ALIGNED
+  cases.check_state(state, {i: 1})
+
+
+@pytest.mark.parametrize('kind', ['arrays', 'postgres'])
+def test_an_item_that_changes_again_is_embedded_again(kind, request, planned):
+  """Its tag is the same before and after; only its revision tells."""
+  app = stores_cases.make_app(kind, request, IDS, cases.old(IDS))
+  backfill(app, planned, until=pace.Until(items=0))
+  i, change = int(IDS[3]), [1]
+  app.change([i], cases.old([i], 1))
+
+  def function(ids):
+    x = np.where((ids == i)[:, None], cases.new(ids, change[0]), cases.new(ids))
+    if i in ids and change[0] == 1:
+      change[0] = 2
+      app.change([i], cases.old([i], 2))
+    return x
+
+  reason, one, _ = backfill(app, planned, function)
+  assert (reason, one.lost) == ('complete', 1)
+  cases.check_state(app.state(), {i: 2})
+
+
 def test_poison_is_put_aside_and_the_rest_goes_on(arrays, planned):
   poison = set(planned.ids[::50].tolist())
 

@@ -184,7 +184,8 @@ class PostgresStore(base.Store):
       )
       for vector in np.asarray(query, np.float32):
         arguments = {'query': pgvector.Vector(vector), 'k': k}
-        cursor.execute(statement, arguments, binary=True)
+        # Not prepared: a plan that is kept would outlive the setting above.
+        cursor.execute(statement, arguments, binary=True, prepare=False)
         found, values = zip(*cursor.fetchall(), strict=True)
         ids.append(found)
         distances.append(values)

@@ -101,6 +101,26 @@ def test_a_backfill_from_first_to_last(app, call, tmp_path):
   assert call(app, 'cleanup', '--yes', with_plan=False)[0] == 0
 
 
+def test_qdrant_in_a_folder(call, tmp_path):
+  qdrant_client = pytest.importorskip('qdrant_client')
+  folder = tmp_path / 'qdrant'
+  client = qdrant_client.QdrantClient(path=str(folder))
+  stores_cases.Qdrant(IDS, cases.old(IDS), client)
+  client.close()
+  app = stores_cases.App()
+  app.url = f'qdrant:{folder}'
+  assert call(app, 'prepare')[0] == 0
+  assert call(app, 'apply', EMBEDDER, '--until=50%')[0] == 0
+  assert call(app, 'apply', EMBEDDER)[0] == 0
+  assert call(app, 'verify', EMBEDDER)[0] == 0
+  cases.check_state(app.state())
+  assert call(app, 'cutover')[0] == 0
+  status = json.loads(call(app, 'status', '--json')[1])
+  assert status['serving'] == 'new' and status['counts'] == {cases.NEW: N}
+  assert call(app, 'rollback', with_plan=False)[0] == 0
+  assert call(app, 'cleanup', '--yes', with_plan=False)[0] == 0
+
+
 def test_status_as_a_page(app, call, planned, tmp_path):
   call(app, 'prepare')
   call(app, 'apply', EMBEDDER, '--until=50%')

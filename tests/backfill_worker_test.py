@@ -285,6 +285,21 @@ def test_a_wrong_embedder_writes_nothing(arrays, planned, function, message):
   assert set(tags(arrays).values()) == {cases.ALIGNED}
 
 
+def test_what_a_wrong_embedder_cost_is_on_record(arrays, planned):
+  with pytest.raises(embedders.Broken):
+    backfill(arrays, planned, lambda ids: cases.new(ids + 10_000), threads=1)
+  kept = journal.Journal(planned.directory / 'journal.jsonl')
+  assert kept.cost == pytest.approx(0.2) and kept.events[-1]['written'] == 0
+
+
+def test_another_plans_store_is_refused(request, planned):
+  ids = np.array([str(i) for i in IDS.tolist()])
+  app = stores_cases.make_app('arrays', request, ids, cases.old(IDS))
+  with pytest.raises(ValueError, match='None of the 200 items'):
+    backfill(app, planned)
+  assert set(tags(app).values()) == {None}
+
+
 def test_an_embedder_that_always_fails_is_given_up(arrays, planned):
   calls = []
 

@@ -175,12 +175,12 @@ class Lance(App):
 
 
 class Qdrant(App):
-  def __init__(self, ids, old):
+  def __init__(self, ids, old, client=None):
     import qdrant_client
     from qdrant_client import models
 
     self._models = models
-    self._client = qdrant_client.QdrantClient(':memory:')
+    self._client = client or qdrant_client.QdrantClient(':memory:')
     self._client.create_collection(
       'items',
       vectors_config={

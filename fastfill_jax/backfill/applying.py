@@ -133,7 +133,7 @@ def _no_embedder(ids):
 
 def _dry_run(args, store, plan, journal, embedder, until):
   found = census.Census(store, plan, args.adopt)
-  found.refuse_unknown(plan, (*args.adopt, *args.leave))
+  found.refuse_strange(plan, (*args.adopt, *args.leave))
   states = found.states
   fill = int(((states == census.UNTAGGED) | (states == census.ADOPTED)).sum())
   left = int((states != census.GONE).sum() - (states == census.NEW).sum())

@@ -65,12 +65,19 @@ class Census:
   def total(self) -> int:
     return sum(self.counts.values())
 
-  def refuse_unknown(self, plan: plans.Plan, named=()):
-    """Refuses tags that neither the plan writes nor the user has named.
+  def refuse_strange(self, plan: plans.Plan, named=()):
+    """Refuses another plan's store, by its ids or its tags.
 
     Raises:
-      ValueError: If there are any.
+      ValueError: If it has tags that neither the plan writes nor the user has
+        named, or items, but none of the plan's.
     """
+    if self.total and (self.states == GONE).all():
+      raise ValueError(
+        f'None of the {self.total:,} items in the store is in the plan: are '
+        f'its ids {plan.ids.dtype.name}, as {plan.ids[0].item()!r}, and is it '
+        'the right table?'
+      )
     known = {None, stores.STALE, plan.aligned_space, plan.new_space, *named}
     unknown = sorted(set(self.counts) - known)
     if unknown:

@@ -48,7 +48,7 @@ def _line(check, good, detail):
 
 def _tags(found, plan):
   try:
-    found.refuse_unknown(plan)
+    found.refuse_strange(plan)
   except ValueError as error:
     return _line('tags', False, str(error))
   return _line('tags', True, f'{found.total:,} items, all tags known')

@@ -92,7 +92,7 @@ class Worker:
     self._started = time.monotonic()
     with self._journal.lock(), self._store.lock():
       found = census.Census(self._store, self._plan, self._adopted)
-      found.refuse_unknown(self._plan, (*self._adopted, *self._left))
+      found.refuse_strange(self._plan, (*self._adopted, *self._left))
       self._journal.append(
         'start', plan=self._plan.digest, counts=_named(found.counts)
       )
@@ -224,7 +224,11 @@ class Worker:
     answer, seconds = future.result()
     ids = np.array(answer.ids, items.ids.dtype)
     vectors = np.array(answer.vectors).reshape(len(ids), self._plan.new_dim)
-    cosine = self._check(ids, vectors)
+    try:
+      cosine = self._check(ids, vectors)
+    except embedders.Broken:
+      self._account(items, answer, 0, seconds, None)  # it was paid for
+      raise
     place = {i: n for n, i in enumerate(items.ids.tolist())}
     asked = items[np.array([place[i] for i in answer.ids], np.int64)]
     written = 0

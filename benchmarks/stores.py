@@ -6,12 +6,15 @@ Every store holds aligned vectors in its new field, indexed as its old field
 is; a share of them is overwritten in random order, in batches of 1,000 that
 are compared and set, while a reader with a connection of its own searches for
 the ten nearest, one query after the other. Embedding takes no time here. The
-stores are those of the tests (extra 'test'): PostgreSQL is started for it,
-Qdrant is the client's local mode, which is slow and exact, and has no second
-connection: it is searched between batches.
+stores are those of the tests (extra 'test'): PostgreSQL is started for it.
+Of Qdrant there is its engine in this process (edge), whose index is built when
+it is told to, as a server does by itself, and the client's local mode (qdrant),
+which is slow and exact; without a second connection they are searched between
+batches.
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import sys
@@ -27,9 +30,12 @@ from fastfill_jax import index, stores
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / 'tests'))
 import stores_cases
+import stores_edge
 import stores_server
 
-_STORES = flags.DEFINE_list('stores', 'arrays,postgres,lance,qdrant', 'Which.')
+_STORES = flags.DEFINE_list(
+  'stores', 'arrays,postgres,lance,edge,qdrant', 'Which.'
+)
 _N = flags.DEFINE_integer('n', 100_000, 'Items.')
 _LOCAL_N = flags.DEFINE_integer('local_n', 10_000, "Items of Qdrant's.")
 _DIM = flags.DEFINE_integer('dim', 128, 'Embedding dimension.')
@@ -68,6 +74,12 @@ def opened(name: str, ids, old):
         'emb', config=lance_index.IvfFlat(distance_type='cosine')
       )
       yield one
+    elif name == 'edge':
+      client = stores_edge.EdgeClient(folder, 'emb', old.shape[1])
+      one = stores_cases.Qdrant(ids, old, client)
+      one.location = 'http://edge'
+      yield one
+      client.close()
     elif name == 'qdrant':
       yield stores_cases.Qdrant(ids, old)
     else:
@@ -136,12 +148,16 @@ def measure(name: str) -> dict:
     row['version'] = store.describe().store
     store.prepare(_DIM.value, 'cosine')
     row['fill_per_s'] = write(store, ids, aligned, OLD, None)
-    row['index_s'] = seconds(store.upkeep, 'cosine')
+    upkeep = functools.partial(store.upkeep, 'cosine')
+    if name == 'edge':
+      upkeep = application._client.optimize
+    row['index_s'] = seconds(upkeep)
     searches(reading, queries)
     row.update(times('before', searches(reading, queries)))
     row['recall_before'] = recall(store, queries)
     during = []
-    reader = None if name == 'qdrant' else Reader(reading, queries)
+    alone = name in stores_cases.QDRANTS
+    reader = None if alone else Reader(reading, queries)
 
     def between():
       if reader is None:
@@ -153,7 +169,7 @@ def measure(name: str) -> dict:
     row.update(times('during', reader.stop() if reader else during))
     row['recall_after'] = recall(store, queries)
     row.update(times('after', searches(reading, queries)))
-    row['upkeep_s'] = seconds(store.upkeep, 'cosine')
+    row['upkeep_s'] = seconds(upkeep)
     row['recall_upkeep'] = recall(store, queries)
     row.update(times('upkeep', searches(reading, queries)))
     assert store.counts() == {OLD: n - len(chosen), NEW: len(chosen)}

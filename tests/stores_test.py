@@ -132,8 +132,8 @@ def test_other_columns_are_not_touched(kind, app, store):
   if kind == 'postgres':
     row = app.execute('SELECT note FROM {table} WHERE id = 5').fetchone()
     assert row == ('x',)
-  if kind == 'qdrant':
-    point = app._client.retrieve('items', [5])[0]
+  if kind in stores_cases.QDRANTS:
+    point = app._client.retrieve('items', [5], True, False)[0]
     assert point.payload['note'] == 'x'
 
 
@@ -176,7 +176,7 @@ def test_search_equals_exact_index(app, distance):
 
 def test_strings_as_ids(kind, request):
   texts = ['a', "b'b", 'c"c', 'ü 漢字', '-- ;', '%s', '{id}', '5']
-  if kind == 'qdrant':
+  if kind in stores_cases.QDRANTS:
     texts = [str(uuid.UUID(int=i)) for i in range(8)]
   app = stores_cases.make_app(kind, request, np.array(texts), vectors(8, DIM))
   with contextlib.closing(app.open()) as store:
@@ -293,7 +293,7 @@ def test_a_missing_table_or_field_is_named(kind, app):
   ):
     app.names = other
     with pytest.raises(ValueError, match=r"nothere|'no'"):
-      if kind == 'qdrant':
+      if kind in stores_cases.QDRANTS:
         type(app).open(app)
       else:
         stores.open_store(app.url, other)

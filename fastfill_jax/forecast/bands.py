@@ -10,8 +10,11 @@ items are halved together (`Sample.halves`), the pairs of a fit by refitting.
 
 The middle of two halves, against the whole, says what size does: halves of
 items are a gallery of half the density, refits are fits to half the pairs.
-What is forecast is a gallery `doublings` times as dense as the sample, and a
-fit to twice the pairs, whose remaining error is taken to fall like 1 / pairs.
+What is forecast is a gallery some doublings as dense as the sample, and a fit
+to all pairs, whose remaining error is taken to fall like 1 / pairs. What a
+doubling of the gallery changes shrinks by a factor from one to the next: 1/2
+where a sample's bias falls like 1 / items (the mAP of labels), 1 where a metric
+falls with the logarithm (the first k of ever more items); quarters tell.
 """
 
 import dataclasses
@@ -35,7 +38,7 @@ def band(
   whole: np.ndarray,
   halves: np.ndarray,
   refits: np.ndarray,
-  doublings: float = 0.0,
+  to_come: np.ndarray | float = 0.0,
   pair_share: float = 0.5,
   level: float = LEVEL,
 ) -> Band:
@@ -47,7 +50,8 @@ def band(
       the whole, [2 * draw, ...].
     refits: Of the sample, under alignments fitted to halves of the pairs,
       [2 * draw, ...].
-    doublings: log2 of the items there will be over those in the sample.
+    to_come: What the gallery's growth changes, in units of what the last
+      doubling changed, from `still_to_come`.
     pair_share: Share of the pairs that `whole`'s alignment was fitted to.
     level: Of the band.
 
@@ -58,16 +62,42 @@ def band(
   fit_spread, fit_middle = _split(refits)
   density = whole - middle.mean(axis=0)
   growth = whole - fit_middle.mean(axis=0)
-  value = whole + doublings * density + (1 - pair_share) * growth
+  value = whole + to_come * density + (1 - pair_share) * growth
   variance = np.mean(spread**2, axis=0) + np.mean(fit_spread**2, axis=0)
   # What is extrapolated is known as well as the draws agree on it, and a
   # quarter of it is not trusted to follow its law.
   if len(middle) > 1:
-    variance += doublings**2 * middle.var(axis=0, ddof=1) / len(middle)
-  doubt = doublings * density, (1 - pair_share) * growth
+    variance += to_come**2 * middle.var(axis=0, ddof=1) / len(middle)
+  doubt = to_come * density, (1 - pair_share) * growth
   variance += sum((x / 4) ** 2 for x in doubt)
   width = np.sqrt(variance) * scipy.stats.t.ppf((1 + level) / 2, len(spread))
   return Band(value, value - width, value + width)
+
+
+def still_to_come(
+  whole: np.ndarray,
+  halves: np.ndarray,
+  quarters: np.ndarray,
+  doublings: float,
+) -> np.ndarray:
+  """Sums up the changes of all doublings still to come.
+
+  Args:
+    whole: A statistic of the sample [curve, metric, share].
+    halves: Of its halves [half, curve, metric, share].
+    quarters: Of its quarters [quarter, curve, metric, share].
+    doublings: log2 of the items there will be over those in the sample.
+
+  Returns:
+    In units of the last doubling's change, [metric, 1].
+  """
+  last = whole - halves.mean(axis=0)
+  before = halves.mean(axis=0) - quarters.mean(axis=0)
+  product = np.nansum(last * before, axis=(0, 2))
+  square = np.nansum(before**2, axis=(0, 2))
+  ratio = np.where(square > 0, product / np.where(square > 0, square, 1), 1)
+  ratio = np.clip(ratio, 0.5, 0.999)
+  return (ratio * (1 - ratio**doublings) / (1 - ratio))[:, None]
 
 
 def _split(statistic):

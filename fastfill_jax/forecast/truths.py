@@ -6,6 +6,7 @@ through the one-pass sweep at every share of the backfill.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Sample:
     query_label: [query], or None.
     relevant: Pairs of a query and an item, int [2, pair], or None.
     grade: Of these pairs, positive [pair].
+    distance: 'l2' or 'cosine'.
   """
 
   old: np.ndarray
@@ -47,6 +49,7 @@ class Sample:
   query_label: np.ndarray | None = None
   relevant: np.ndarray | None = None
   grade: np.ndarray | None = None
+  distance: str = 'l2'
 
   @property
   def truth(self) -> str:
@@ -78,7 +81,9 @@ class Sample:
       pairs = np.stack([mine[self.relevant[0]], number[self.relevant[1]]])
       kept = (pairs >= 0).all(axis=0)
       held |= {'relevant': pairs[:, kept], 'grade': self.grade[kept]}
-    return Sample(query_item=number[self.query_item[queries]], **held)
+    return dataclasses.replace(
+      self, query_item=number[self.query_item[queries]], **held
+    )
 
   def halves(self, rng: np.random.Generator) -> list[tuple]:
     """Splits queries and items at random, as they were drawn together.
@@ -102,6 +107,29 @@ class Sample:
       for side in (False, True)
     ]
 
+  @functools.cached_property
+  def places(self) -> dict:
+    """What a search takes beside embeddings: the distance, and ids."""
+    places = {'distance': self.distance}
+    if (self.query_item >= 0).any():
+      places['gallery_ids'] = np.arange(len(self.old))
+      # A query that is no item has an id that no item has.
+      places['query_ids'] = np.where(
+        self.query_item < 0, len(self.old), self.query_item
+      )
+    return places
+
+  @functools.cached_property
+  def listed(self) -> tuple[np.ndarray, np.ndarray]:
+    """Relevant pairs and their grades: as judged, or the new neighbours."""
+    if self.relevant is not None:
+      return self.relevant, self.grade
+    depth = min(_DEPTH, len(self.new) - 1)
+    found = ranking.neighbours(self.query_new, self.new, depth, **self.places)
+    query = np.repeat(np.arange(len(found)), depth)
+    grade = np.tile(np.arange(1, depth + 1), len(found))
+    return np.stack([query, found.ravel()]), grade
+
 
 def _coins(size, rng):
   """As many True as False, give or take one, bool [size]."""
@@ -113,7 +141,6 @@ def measure(
   aligned: np.ndarray,
   orders: np.ndarray,
   shares: np.ndarray,
-  distance: str,
 ) -> np.ndarray:
   """Metrics of mixed galleries, searched by the new model.
 
@@ -122,7 +149,6 @@ def measure(
     aligned: [item, new embedding].
     orders: First to be backfilled first, int [order, item].
     shares: Of the items, in [0, 1] [share].
-    distance: 'l2' or 'cosine'.
 
   Returns:
     Means over queries, float64 [order, metric, share].
@@ -130,14 +156,14 @@ def measure(
   cutoffs = np.rint(np.asarray(shares) * len(sample.old)).astype(np.int64)
   distinct, place = np.unique(cutoffs, return_inverse=True)
   values = _sweep(
-    sample, sample.query_new, aligned, sample.new, orders, distinct, distance
+    sample, sample.query_new, aligned, sample.new, orders, distinct
   )
   return np.stack(
     [values[metric][:, place] for metric in sample.metrics], axis=1
   )
 
 
-def measure_old(sample: Sample, distance: str) -> np.ndarray | None:
+def measure_old(sample: Sample) -> np.ndarray | None:
   """Metrics of serving the old model, float64 [metric], if it is known."""
   if sample.query_old is None:
     return None
@@ -149,20 +175,12 @@ def measure_old(sample: Sample, distance: str) -> np.ndarray | None:
     sample.old,
     order,
     np.zeros(1, np.int64),
-    distance,
   )
   return np.array([values[metric][0, 0] for metric in sample.metrics])
 
 
-def _sweep(sample, query, aligned, new, orders, cutoffs, distance):
+def _sweep(sample, query, aligned, new, orders, cutoffs):
   """{metric: mean over queries [order, cutoff]}."""
-  places = {'distance': distance}
-  if (sample.query_item >= 0).any():
-    places['gallery_ids'] = np.arange(len(aligned))
-    # A query that is no item has an id that no item has.
-    places['query_ids'] = np.where(
-      sample.query_item < 0, len(aligned), sample.query_item
-    )
   if sample.truth == 'labels':
     return curve.sweep(
       query,
@@ -173,9 +191,9 @@ def _sweep(sample, query, aligned, new, orders, cutoffs, distance):
       orders,
       cutoffs,
       backend='numba',
-      **places,
+      **sample.places,
     )
-  relevant, grade = _listed(sample, places)
+  relevant, grade = sample.listed
   values = ranking.sweep(
     query,
     aligned,
@@ -185,20 +203,9 @@ def _sweep(sample, query, aligned, new, orders, cutoffs, distance):
     orders,
     cutoffs,
     metrics=sample.metrics,
-    **places,
+    **sample.places,
   )
   return {
     metric: np.nanmean(of_query, axis=-1, dtype=np.float64)
     for metric, of_query in values.items()
   }
-
-
-def _listed(sample, places):
-  """Relevant pairs and their grades: as judged, or the new neighbours."""
-  if sample.relevant is not None:
-    return sample.relevant, sample.grade
-  depth = min(_DEPTH, len(sample.new) - 1)
-  found = ranking.neighbours(sample.query_new, sample.new, depth, **places)
-  query = np.repeat(np.arange(len(found)), depth)
-  grade = np.tile(np.arange(1, depth + 1), len(found))
-  return np.stack([query, found.ravel()]), grade

@@ -179,9 +179,7 @@ def run(
     for method, held in fits.items()
     for order in orders.available(method, held['judged'].has_uncertainty)
   ]
-  whole = Gallery(
-    judge, names, {m: held['judged'] for m, held in fits.items()}
-  )
+  whole = Gallery(judge, names, {m: held['judged'] for m, held in fits.items()})
   rng = np.random.default_rng(seed)
   halves = [
     whole.measure(shares, *half)

@@ -9,20 +9,26 @@ to either side; half their difference is one draw of the error. Queries and
 items are halved together (`Sample.halves`), the pairs of a fit by refitting.
 
 The middle of two halves, against the whole, says what size does: halves of
-items are a gallery of half the density, refits are fits to half the pairs.
-What is forecast is a gallery some doublings as dense as the sample, and a fit
-to all pairs, whose remaining error is taken to fall like 1 / pairs. What a
-doubling of the gallery changes shrinks by a factor from one to the next: 1/2
-where a sample's bias falls like 1 / items (the mAP of labels), 1 where a metric
-falls with the logarithm (the first k of ever more items); quarters tell.
+items are a gallery of half the density, refits are fits to half the pairs. The
+forecast is for a gallery some doublings as dense, and a fit to all pairs. What
+a doubling changes shrinks by a factor from one to the next. For the density it
+is taken as known: 1 for what the first k of ever more items hold, whose
+log-odds change with the logarithm of the size, and 0.6 for the mAP of labels,
+whose relevant items grow with the gallery and whose bias falls nearly like
+1 / size. For the fit, a fit to a quarter tells. A part of what is extrapolated
+so is doubted, and widens the band.
 """
 
 import dataclasses
 
 import numpy as np
+import scipy.special
 import scipy.stats
 
 LEVEL = 0.9
+_DOUBT = 0.25  # Standard deviation of what is extrapolated, as a part of it.
+_SHARED = 0.7  # Correlation of this doubt over curves.
+_EDGE = 1e-4  # Log-odds are taken no closer to 0 and 1 than this.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,73 +40,95 @@ class Band:
   high: np.ndarray
 
 
-def band(
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """An estimate and all that makes it uncertain.
+
+  Attributes:
+    value: [curve, metric, share].
+    draws: Of its error by queries and items [draw, curve, metric, share].
+    fit_draws: Of its error by the pairs fitted to, the same.
+    doubts: Standard deviations of what was extrapolated, the same.
+  """
+
+  value: np.ndarray
+  draws: np.ndarray
+  fit_draws: np.ndarray
+  doubts: np.ndarray
+
+  def over(self, curve: int) -> 'Estimate':
+    """The differences to one of the curves; what both share cancels out."""
+    value, draws, fit_draws = (
+      x - x[..., curve : curve + 1, :, :]
+      for x in (self.value, self.draws, self.fit_draws)
+    )
+    doubt, other = self.doubts, self.doubts[:, curve : curve + 1]
+    square = doubt**2 + other**2 - 2 * _SHARED * doubt * other
+    return Estimate(value, draws, fit_draws, np.sqrt(square))
+
+  def band(self, level: float = LEVEL) -> Band:
+    """The estimate's band of that level."""
+    variance = np.mean(self.draws**2, axis=0)
+    variance = variance + np.mean(self.fit_draws**2, axis=0)
+    variance = variance + np.sum(self.doubts**2, axis=0)
+    factor = scipy.stats.t.ppf((1 + level) / 2, len(self.draws))
+    width = factor * np.sqrt(variance)
+    return Band(self.value, self.value - width, self.value + width)
+
+
+def estimate(
   whole: np.ndarray,
   halves: np.ndarray,
+  factors: np.ndarray,
   refits: np.ndarray,
-  to_come: np.ndarray | float = 0.0,
-  pair_share: float = 0.5,
-  level: float = LEVEL,
-) -> Band:
-  """Estimates what the whole gallery will show, and how sure that is.
-
-  Args:
-    whole: A statistic of the sample [...].
-    halves: Of halves of its queries and items; one after the other makes up
-      the whole, [2 * draw, ...].
-    refits: Of the sample, under alignments fitted to halves of the pairs,
-      [2 * draw, ...].
-    to_come: What the gallery's growth changes, in units of what the last
-      doubling changed, from `still_to_come`.
-    pair_share: Share of the pairs that `whole`'s alignment was fitted to.
-    level: Of the band.
-
-  Returns:
-    The band [...].
-  """
-  spread, middle = _split(halves)
-  fit_spread, fit_middle = _split(refits)
-  density = whole - middle.mean(axis=0)
-  growth = whole - fit_middle.mean(axis=0)
-  value = whole + to_come * density + (1 - pair_share) * growth
-  variance = np.mean(spread**2, axis=0) + np.mean(fit_spread**2, axis=0)
-  # What is extrapolated is known as well as the draws agree on it, and a
-  # quarter of it is not trusted to follow its law.
-  if len(middle) > 1:
-    variance += to_come**2 * middle.var(axis=0, ddof=1) / len(middle)
-  doubt = to_come * density, (1 - pair_share) * growth
-  variance += sum((x / 4) ** 2 for x in doubt)
-  width = np.sqrt(variance) * scipy.stats.t.ppf((1 + level) / 2, len(spread))
-  return Band(value, value - width, value + width)
-
-
-def still_to_come(
-  whole: np.ndarray,
-  halves: np.ndarray,
-  quarters: np.ndarray,
+  quarter_fit: np.ndarray,
   doublings: float,
-) -> np.ndarray:
-  """Sums up the changes of all doublings still to come.
+  fit_doublings: float,
+) -> Estimate:
+  """Estimates what the whole gallery will show.
 
   Args:
-    whole: A statistic of the sample [curve, metric, share].
-    halves: Of its halves [half, curve, metric, share].
-    quarters: Of its quarters [quarter, curve, metric, share].
+    whole: Metrics in [0, 1] of the sample [curve, metric, share].
+    halves: Of halves of its queries and items; one after the other makes up
+      the whole, [2 * draw, curve, metric, share].
+    factors: From what one doubling of the items changes to what the next one
+      does, in (0, 1] [metric].
+    refits: Of the sample, under alignments fitted to halves of the pairs,
+      [2 * draw, curve, metric, share].
+    quarter_fit: Of the sample, under alignments fitted to a quarter of them,
+      [curve, metric, share].
     doublings: log2 of the items there will be over those in the sample.
-
-  Returns:
-    In units of the last doubling's change, [metric, 1].
+    fit_doublings: log2 of the pairs that will be fitted to over those that
+      were.
   """
-  last = whole - halves.mean(axis=0)
-  before = halves.mean(axis=0) - quarters.mean(axis=0)
-  product = np.nansum(last * before, axis=(0, 2))
-  square = np.nansum(before**2, axis=(0, 2))
-  ratio = np.where(square > 0, product / np.where(square > 0, square, 1), 1)
-  ratio = np.clip(ratio, 0.5, 0.999)
-  return (ratio * (1 - ratio**doublings) / (1 - ratio))[:, None]
+  before, odds = (
+    scipy.special.logit(np.clip(x, _EDGE, 1 - _EDGE))
+    for x in (halves.mean(axis=0), whole)
+  )
+  change = (odds - before) * _to_come(factors, doublings)[:, None]
+  # What does not change stays as it is, whatever the edge.
+  now, then = (scipy.special.expit(x) for x in (odds, odds + change))
+  denser = then - now
+  steep = then * (1 - then) / (now * (1 - now))
+  better = _better(quarter_fit, refits.mean(axis=0), whole, fit_doublings)
+  return Estimate(
+    value=whole + denser + steep * better,
+    draws=steep * (halves[::2] - halves[1::2]) / 2,
+    fit_draws=steep * (refits[::2] - refits[1::2]) / 2,
+    doubts=_DOUBT * np.stack([denser, steep * better]),
+  )
 
 
-def _split(statistic):
-  """Half the differences of two halves, and their middles [draw, ...]."""
-  first, second = statistic[::2], statistic[1::2]
-  return (first - second) / 2, (first + second) / 2
+def _to_come(factor, doublings):
+  """Sums factor^1 .. factor^doublings, for broken numbers of them too."""
+  factor = np.minimum(factor, 0.999)
+  return factor * (1 - factor**doublings) / (1 - factor)
+
+
+def _better(quarter, half, whole, doublings):
+  """What the doublings of the pairs to come change; a factor a curve."""
+  before, last = half - quarter, whole - half
+  product = np.nansum(last * before, axis=(1, 2), keepdims=True)
+  square = np.nansum(before**2, axis=(1, 2), keepdims=True)
+  factor = product / np.where(square > 0, square, 1)
+  return last * _to_come(np.clip(factor, 0.5, 1), doublings)

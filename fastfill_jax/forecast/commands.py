@@ -150,7 +150,7 @@ def _forecast(args) -> int:
   fits = {
     method: {
       name: fitting.load(workdir / 'fits' / method / name)
-      for name in ('half0', 'half1', 'judged', 'final')
+      for name in study.FITS
     }
     for method in settings['methods']
   }

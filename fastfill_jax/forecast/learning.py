@@ -41,18 +41,15 @@ def measure(
   names, pairs, values = forecast.curves[1:], [], []
   for part in _PARTS:
     rows = parts.fit[: len(parts.fit) // part]
-    if part in (1, 2):
-      fitted = {
-        method: held['judged' if part == 1 else 'half0']
-        for method, held in fits.items()
-      }
-    else:
-      fitted = {
-        method: fitting.fit(
-          method, sample.old[rows], sample.new[rows], seed=seed, **recipe
-        )
-        for method in fits
-      }
+    name = {1: 'judged', 2: 'half0', 4: 'quarter'}.get(part)
+    fitted = {
+      method: held[name]
+      if name
+      else fitting.fit(
+        method, sample.old[rows], sample.new[rows], seed=seed, **recipe
+      )
+      for method, held in fits.items()
+    }
     gallery = study.Gallery(judge, names, fitted)
     pairs.append(len(rows))
     values.append(gallery.measure(forecast.shares)[:, 0])

@@ -17,6 +17,7 @@ SHARES = (
   np.array([0, 2, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 95, 100]) / 100
 )
 OLD = ('', 'old/old')
+FITS = ('quarter', 'half0', 'half1', 'judged', 'final')  # of every method
 _QUERIES = 2_000  # Judged by at most: their error is then about a point.
 _DRAWS = 10  # Pairs of halves of the judging sample.
 
@@ -49,8 +50,9 @@ class Forecast:
     shares: Of the backfill [share].
     whole: Of the judging sample [curve, metric, share].
     halves: Of halves of it [2 * draw, curve, metric, share].
-    quarters: Of quarters of it [quarter, curve, metric, share].
+    factors: From one doubling's change to the next one's, see `bands` [metric].
     refits: Of it, fitted to halves of the pairs, the same.
+    quarter_fit: Of it, fitted to a quarter of them [curve, metric, share].
     picks: Of the fitting pairs, each half judging the other's fit, in its own
       metric [curve, share].
     items: Items in the judging sample.
@@ -63,8 +65,9 @@ class Forecast:
   shares: np.ndarray
   whole: np.ndarray
   halves: np.ndarray
-  quarters: np.ndarray
+  factors: np.ndarray
   refits: np.ndarray
+  quarter_fit: np.ndarray
   picks: np.ndarray
   items: int
   pairs: int
@@ -78,22 +81,19 @@ class Forecast:
       over_old: Whether to forecast the difference to old/old instead; queries
         that are hard for both then cancel out.
     """
-    arrays = self.whole, self.halves, self.refits
-    to_come = bands.still_to_come(
-      self.whole, self.halves, self.quarters, np.log2(gallery / self.items)
+    estimate = bands.estimate(
+      self.whole,
+      self.halves,
+      self.factors,
+      self.refits,
+      self.quarter_fit,
+      doublings=np.log2(gallery / self.items),
+      fit_doublings=np.log2(self.pairs / self.fit_pairs),
     )
     if over_old:
-      arrays = (x - x[..., :1, :, :] for x in arrays)
-    estimate = bands.band(
-      *arrays,
-      to_come=to_come,
-      pair_share=self.fit_pairs / self.pairs,
-    )
-    if over_old:
-      return estimate
-    ends = (
-      np.clip(x, 0, 1) for x in (estimate.value, estimate.low, estimate.high)
-    )
+      return estimate.over(0).band()
+    band = estimate.band()
+    ends = (np.clip(x, 0, 1) for x in (band.value, band.low, band.high))
     return bands.Band(*ends)
 
   def save(self, path: pathlib.Path):
@@ -146,9 +146,14 @@ def split(sample: truths.Sample, seed: int = 0) -> Split:
 def fit(
   method: str, sample: truths.Sample, parts: Split, seed: int = 0, **recipe
 ) -> dict[str, fitting.Fitted]:
-  """Fits a method to all pairs, to the fitting ones and to their halves."""
-  rows = {'half0': parts.halves[0], 'half1': parts.halves[1]}
-  rows |= {'judged': parts.fit, 'final': slice(None)}
+  """Fits a method to all pairs, to the fitting ones and to parts of these."""
+  rows = {
+    'quarter': parts.fit[: len(parts.fit) // 4],
+    'half0': parts.halves[0],
+    'half1': parts.halves[1],
+    'judged': parts.fit,
+    'final': slice(None),
+  }
   return {
     name: fitting.fit(
       method, sample.old[mine], sample.new[mine], seed=seed + i, **recipe
@@ -179,36 +184,25 @@ def run(
     for method, held in fits.items()
     for order in orders.available(method, held['judged'].has_uncertainty)
   ]
-  whole = Gallery(judge, names, {m: held['judged'] for m, held in fits.items()})
+  whole, *fewer = [
+    Gallery(judge, names, {m: held[name] for m, held in fits.items()})
+    for name in ('judged', 'half0', 'half1', 'quarter')
+  ]
   rng = np.random.default_rng(seed)
   halves = [
     whole.measure(shares, *half)
     for _ in range(_DRAWS)
     for half in judge.halves(rng)
   ]
-  refits = [
-    Gallery(judge, names, {m: held[name] for m, held in fits.items()})
-    for name in ('judged', 'half0', 'half1')
-  ]
-  rng = np.random.default_rng(seed)
-  halves, quarters = [], []
-  for draw in range(_DRAWS):
-    for part in judge.halves(rng):
-      halves.append(whole.measure(shares, *part))
-      if draw < _DRAWS // 3:
-        queries, items = part
-        quarters += [
-          whole.measure(shares, queries[some], items[those])
-          for some, those in judge.take(queries, items).halves(rng)
-        ]
   return Forecast(
     curves=[OLD, *names],
     metrics=judge.metrics,
     shares=shares,
     whole=whole.measure(shares),
     halves=np.stack(halves),
-    quarters=np.stack(quarters),
-    refits=np.stack([gallery.measure(shares) for gallery in refits]),
+    factors=judge.factors,
+    refits=np.stack([gallery.measure(shares) for gallery in fewer[:2]]),
+    quarter_fit=fewer[2].measure(shares),
     picks=_picks(sample, parts, names, fits, shares, rng),
     items=len(judge.old),
     pairs=len(sample.old),

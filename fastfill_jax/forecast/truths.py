@@ -15,7 +15,7 @@ from fastfill_jax.curve import ranking
 
 METRICS = {
   'labels': ('mAP', 'cmc@1', 'cmc@5'),
-  'judgements': ('ndcg@10', 'mrr@10', 'recall@100', 'mAP'),
+  'judgements': ('ndcg@10', 'mrr@10', 'recall@10', 'mAP'),
   'agreement': ('overlap@10', 'rbo@0.9'),
 }
 _DEPTH = 50  # Neighbours that agreement looks at; RBO's rest weighs 0.5%.
@@ -61,6 +61,15 @@ class Sample:
   @property
   def metrics(self) -> tuple[str, ...]:
     return METRICS[self.truth]
+
+  @property
+  def factors(self) -> np.ndarray:
+    """How a doubling's change goes on to the next, see `bands` [metric]."""
+    # Relevant items by label grow with the gallery, all others do not.
+    converges = self.truth == 'labels'
+    return np.array(
+      [0.6 if converges and name == 'mAP' else 1.0 for name in self.metrics]
+    )
 
   def take(self, queries: np.ndarray, items: np.ndarray) -> 'Sample':
     """Some of the queries and some of the items."""

@@ -120,7 +120,7 @@ def test_page_and_figure(tmp_path):
   assert (tmp_path / 'plan.png').stat().st_size > 10_000
   rows = page.table(forecast, 400)
   assert list(rows.columns) == (
-    'alignment order share metric value low high'.split()
+    ['alignment', 'order', 'share', 'metric', 'value', 'low', 'high']
   )
   assert set(rows.order) == {'old/old', 'random', 'new/new'}
   assert (rows.low <= rows.value).all()

@@ -2,7 +2,9 @@
 
 A sample is what a forecast is judged on: items embedded by both models,
 queries, and one of three truths, as far as people hold it. All three run
-through the one-pass sweep at every share of the backfill.
+through the one-pass sweep at every share of the backfill. In a thin sample a
+query may have no relevant item: it is left out of all means but those of CMC,
+where it is a miss, as it would be to its user.
 """
 
 import dataclasses
@@ -191,7 +193,7 @@ def measure_old(sample: Sample) -> np.ndarray | None:
 def _sweep(sample, query, aligned, new, orders, cutoffs):
   """{metric: mean over queries [order, cutoff]}."""
   if sample.truth == 'labels':
-    return curve.sweep(
+    values = curve.sweep(
       query,
       aligned,
       new,
@@ -202,6 +204,11 @@ def _sweep(sample, query, aligned, new, orders, cutoffs):
       backend='numba',
       **sample.places,
     )
+    # A query without a relevant item has no precision, and no hit.
+    counted = values['num_queries'] / len(query)
+    for metric in sample.metrics:
+      values[metric] *= counted if metric.startswith('cmc') else 1
+    return values
   relevant, grade = sample.listed
   values = ranking.sweep(
     query,

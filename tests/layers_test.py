@@ -32,6 +32,7 @@ _FLOORS = (
     'evaluate',
     'serve',
     'plan',
+    'forecast',
   },
   {'pipeline', 'main', 'workload', 'cost'},
 )

@@ -163,11 +163,23 @@ def _forecast(args) -> int:
   )
   learning.table(learnt, result).to_csv(workdir / 'learning.csv', index=False)
   more = learning.says(learnt, result, decision.pick(result), gallery)
-  notes = [*held.notes, more]
+  notes = [*held.notes, _picked_by(held.sample), more]
   (workdir / 'notes.json').write_text(json.dumps(notes), 'utf-8')
   print(more)
   print(f'{workdir}/forecast.csv after {time.time() - start:.0f} s')
   return 0
+
+
+def _picked_by(sample):
+  if sample.truth == 'judgements':
+    return (
+      'Judgements only judge: the alignment and the order were picked by the '
+      "same queries' agreement with the new model on the fitting pairs."
+    )
+  return (
+    f'The alignment and the order were picked by {sample.metrics[0]} on the '
+    'fitting pairs.'
+  )
 
 
 def _read(workdir):

@@ -68,7 +68,7 @@ def says(
   best = [1 + int(np.argmax(x[1:].mean(axis=1))) for x in learning.values]
   steady = best[-1] == best[-2]
   answer = 'no' if abs(doubling) < width / 2 and steady else 'yes'
-  kept = 'stays' if steady else 'changed with the last doubling'
+  kept = 'stay the same' if steady else 'changed with the last doubling'
   return (
     f'Would twice the pairs change the answer? {answer}: nothing backfilled, '
     f'they are expected to add {100 * doubling:.1f} points, beside a band of '

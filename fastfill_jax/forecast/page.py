@@ -107,7 +107,7 @@ def page(forecast, gallery, decided, notes, budget) -> str:
   ratio = gallery / forecast.items
   lines += [
     f'- The gallery is {ratio:.1f} times the sample: what its density changes '
-    'is extrapolated from halves and quarters of the sample, and in the band.',
+    'is extrapolated from halves of the sample, and doubted in the band.',
     '',
   ]
   return '\n'.join(lines)

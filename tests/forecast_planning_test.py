@@ -75,7 +75,7 @@ def test_a_killed_plan_goes_on(tmp_path, monkeypatch):
     write_shard(directory, shard, rows)
 
   with monkeypatch.context() as patch:
-    patch.setattr(embeddings, 'write_shard', write)
+    patch.setattr(sharded, 'write_shard', write)
     with pytest.raises(KeyboardInterrupt):
       planning.write(tmp_path / 'killed', gallery, fitted, 'sigma', 'l2')
   with pytest.raises(ValueError, match='no finished plan'):

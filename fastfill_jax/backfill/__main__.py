@@ -1,5 +1,6 @@
-"""Backfills a store that is serving, by a plan.
+"""What a backfill will buy, and the backfill of a store that is serving.
 
+python -m fastfill_jax.backfill sample|fit|forecast|plan|grow ...
 python -m fastfill_jax.backfill prepare --store=URL --plan=DIR
 python -m fastfill_jax.backfill apply ... --embedder=package.module:function
 python -m fastfill_jax.backfill status|verify|cutover|rollback|cleanup ...
@@ -10,9 +11,11 @@ import sys
 
 from fastfill_jax import stores
 from fastfill_jax.backfill import applying, commands, embedders
+from fastfill_jax.forecast import commands as forecast_commands
 
 # {name: (adds its arguments to a parser, runs and returns the exit code)}.
 COMMANDS = {
+  **forecast_commands.COMMANDS,
   **commands.COMMANDS,
   'apply': (applying.add_arguments, applying.run),
 }
@@ -42,7 +45,7 @@ def main(argv=None) -> int:
   args = parser.parse_args(argv)
   try:
     return args.run(args)
-  except (ValueError, ImportError) as error:
+  except (ValueError, OSError, ImportError) as error:
     print(f'error: {stores.masked(str(error))}', file=sys.stderr)
     return 2
   except embedders.Broken as error:

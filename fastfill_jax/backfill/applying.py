@@ -1,11 +1,16 @@
 """The command 'apply'."""
 
 import contextlib
+import pathlib
 import signal
 import threading
 import time
+from collections.abc import Callable
+
+import numpy as np
 
 from fastfill_jax.backfill import census, embedders, options, pace, worker
+from fastfill_jax.forecast import fitting
 
 # sysexits.h EX_TEMPFAIL: stopped before the end, start again to continue.
 EXIT_STOPPED = 75
@@ -26,8 +31,9 @@ def add_arguments(parser):
   )
   parser.add_argument(
     '--aligner',
-    metavar='MODULE:NAME',
-    help='a function old -> (aligned, score) for what the plan does not know',
+    metavar='DIR',
+    help='a fit of the command fit, as WORKDIR/fits/ridge/all, or MODULE:NAME, '
+    'a function old -> (aligned, score): for what the plan does not know',
   )
   parser.add_argument(
     '--until', help="30%%, 5000, $50, 6h or 'quality 0.95'; else to the end"
@@ -49,6 +55,26 @@ def add_arguments(parser):
   parser.add_argument('--leave', action='append', default=[], metavar='TAG')
 
 
+def load_aligner(given: str) -> Callable:
+  """A function old [item, embedding] -> (aligned, score [item]).
+
+  Args:
+    given: A folder that `forecast.fitting` saved, whose score is its
+      log-variance, or 'package.module:function'.
+  """
+  if not pathlib.Path(given).is_dir():
+    return embedders.load(given)
+  fitted = fitting.load(pathlib.Path(given))
+
+  def align(old):
+    aligned, log_variance = fitted.align(old)
+    return aligned, (
+      np.zeros(len(old)) if log_variance is None else log_variance
+    )
+
+  return align
+
+
 def run(args) -> int:
   """Writes aligned embeddings, then new ones in the plan's order."""
   for name in ('batch', 'threads', 'call'):
@@ -61,7 +87,7 @@ def run(args) -> int:
   embedder = _embedder(args, plan, stop)
   if until.dollars is not None and not embedder.item_price:
     raise ValueError('--until=$N needs a --price, or an embedder with one.')
-  aligner = embedders.load(args.aligner) if args.aligner else None
+  aligner = load_aligner(args.aligner) if args.aligner else None
   with options.opened(args) as store:
     there = store.describe()
     if there.new_dim != plan.new_dim and not args.dry_run:

@@ -69,7 +69,7 @@ def sweep(
   Raises:
     ValueError: If an argument does not fit, before anything is computed.
   """
-  from fastfill_jax.curve import threads
+  from fastfill_jax.curve import numba_sweep
 
   functions = {name: _parse(name) for name in metrics}
   relevant, grades = np.asarray(relevant), np.asarray(grades, np.float64)
@@ -110,7 +110,7 @@ def sweep(
         of_query = function(ranks, grades[members], starts)
         values[name][..., rows] = np.swapaxes(of_query, 1, 2)
 
-  threads.run(problem, 0, 1, memory_limit, add, with_ranks=True)
+  numba_sweep.run(problem, 0, 1, memory_limit, add, with_ranks=True)
   return values
 
 

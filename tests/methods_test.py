@@ -53,7 +53,7 @@ def test_what_a_method_reads():
     return methods.make(name, **changes).reads
 
   assert reads('ridge') == reads('fct') == ()
-  assert reads('fastfill') == ('label', 'classifier')
+  assert reads('fastfill') == ('classifier', 'label')
   assert reads('fct', side=True) == ('side',)
   assert reads('fastfill', error={'l2': 1.0}) == ()
 

@@ -5,7 +5,19 @@ import json
 import numpy as np
 import pytest
 
+from fastfill_jax import parallel, running
 from fastfill_jax.storage import artifact, code
+
+
+class _Preemption:
+  asked = False
+
+  def raise_if_requested(self, where):
+    if self.asked:
+      raise parallel.Preempted(where)
+
+
+_HOW = running.How(_Preemption())
 
 
 def _writer(text):
@@ -13,7 +25,7 @@ def _writer(text):
 
 
 def _make(workdir, text='', name='seed0', **given):
-  return workdir.make('new', name, _writer(text), None, **given)
+  return workdir.make('new', name, _writer(text), _HOW, **given)
 
 
 def _text(made):
@@ -56,9 +68,22 @@ def test_how_changes_nothing(tmp_path):
   def build(directory, how):
     seen.append(how)
 
-  for how in ('slowly', 'fast'):
+  hows = [running.How(_Preemption(), num_workers=i) for i in (0, 2)]
+  for how in hows:
     workdir.make('new', 'seed0', build, how)
-  assert seen == ['slowly']
+  assert seen == hows[:1]
+
+
+def test_a_stop_is_obeyed_before_a_result_is_begun(tmp_path):
+  workdir = artifact.Workdir(tmp_path, ['new'])
+  made = _make(workdir, name='there')
+  asked = _Preemption()
+  asked.asked = True
+  how = running.How(asked)
+  assert workdir.make('new', 'there', _writer(''), how) == made
+  with pytest.raises(parallel.Preempted, match='before new/other'):
+    workdir.make('new', 'other', _writer(''), how)
+  assert not list(tmp_path.glob('new/other*'))
 
 
 def test_what_may_not_be_built_is_an_error(tmp_path):
@@ -118,8 +143,8 @@ class _Package:
       self.built.append('two/b')
 
     first.__module__, second.__module__ = 'fake.first', 'fake.second'
-    a = workdir.make('one', 'a', first, None)
-    workdir.make('two', 'b', second, None, source=[a])
+    a = workdir.make('one', 'a', first, _HOW)
+    workdir.make('two', 'b', second, _HOW, source=[a])
     return list(self.built), workdir.stale
 
 

@@ -85,7 +85,11 @@ def test_a_classifier_adds_the_whole_loss_and_its_policies(source, tmp_path):
   results = {
     one.alignment: one for one in pipeline_runs.run(config, tmp_path / 'a')
   }
-  assert set(results) == {'l2 (FCT)', 'l2+disc+u (FastFill)'}
+  assert set(results) == {
+    'l2 (FCT)',
+    'l2+disc+u (FastFill)',
+    'mixfill (ours)',
+  }
   assert 'entropy' in results['l2 (FCT)'].policies
 
 

@@ -145,7 +145,7 @@ class LanceStore(base.Store):
     spaces = rows[self.names.space].to_pylist() if tagged else [None] * n
     revisions = [None] * n
     if self.names.revision:
-      revisions = [str(r) for r in rows[self.names.revision].to_pylist()]
+      revisions = rows[self.names.revision].cast(pa.string()).to_pylist()
     vectors = None
     if dim is not None:
       vectors = np.full((n, dim), np.nan, np.float32)
@@ -261,8 +261,13 @@ class LanceStore(base.Store):
     if revisions is not None and names.revision:
       column = _name(names.revision)
       kind = schema.field(names.revision).type
-      batch[names.revision] = pa.array(revisions.tolist()).cast(kind)
-      where += f' AND target.{column} = source.{column}'
+      batch[names.revision] = pa.array(revisions.tolist(), pa.string()).cast(
+        kind
+      )
+      where += (
+        f' AND (target.{column} = source.{column}'
+        f' OR (target.{column} IS NULL AND source.{column} IS NULL))'
+      )
     # The index on ids serves reads alone: LanceDB 0.40 panics when a merge of
     # some columns, with a condition, uses it.
     merge = self._table.merge_insert(names.id).use_index(False)

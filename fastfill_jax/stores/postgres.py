@@ -256,7 +256,7 @@ class PostgresStore(base.Store):
     if revisions is None:
       revisions = [None] * len(ids)
     else:
-      checked = 'AND {revision}::text = b.revision '
+      checked = 'AND {revision}::text IS NOT DISTINCT FROM b.revision '
     with self._transaction() as (cursor, table):
       cursor.execute(
         table.statement(

@@ -212,10 +212,10 @@ class PostgresStore(base.Store):
       yield
 
   def upkeep(self, distance, written=None):
-    """Builds the index anew, then takes the dead rows away.
+    """Builds the indices anew, then takes the dead rows away.
 
     In this order: vacuuming an index full of dead elements takes longer than
-    building it, and costs recall.
+    building it, and costs recall; that holds for the old field's, too.
     """
     with self._transaction() as (cursor, table):
       cursor.execute(table.statement('SELECT count(*) FROM {table}'))

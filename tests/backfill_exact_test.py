@@ -4,7 +4,7 @@ import contextlib
 import threading
 
 import backfill_cases as cases
-import backfill_worker_test as workers
+import backfill_runs as workers
 import numpy as np
 import pytest
 import stores_cases

@@ -160,7 +160,7 @@ def test_a_killed_server_loses_nothing(server, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind, kills', [
-  ('arrays', 10), ('postgres', 10), ('lance', 8),
+  ('arrays', 10), ('postgres', 10), ('lance', 5),
 ])  # fmt: skip
 def test_many_killed_workers(kind, kills, request, tmp_path):
   app = stores_cases.make_app(kind, request, IDS, cases.old(IDS))

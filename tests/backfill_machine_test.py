@@ -6,7 +6,7 @@ import shutil
 import tempfile
 
 import backfill_cases as cases
-import backfill_worker_test as workers
+import backfill_runs as workers
 import hypothesis
 import numpy as np
 import pytest

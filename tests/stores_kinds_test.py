@@ -112,10 +112,21 @@ def test_postgres_indexes_the_new_field_as_the_old(request):
     'AND pg_get_indexdef(indexrelid, 1, false) = %s',
     ['"emb""1_new"'],
   )
-  assert '"emb""1_new"' not in _indices(app)
+  assert set(_indices(app)) == {'"emb""1"'}
+  before = _files(app)
   with contextlib.closing(app.open()) as store:
     store.upkeep('l2')
-  assert '"emb""1_new"' in _indices(app)
+  assert set(_indices(app)) == {'"emb""1"', '"emb""1_new"'}
+  # The old one is built anew, too: every update has written it.
+  assert not before & _files(app)
+
+
+def _files(app):
+  rows = app.execute(
+    'SELECT pg_relation_filenode(indexrelid) FROM pg_index '
+    "WHERE indrelid = '{table}'::regclass AND NOT indisprimary"
+  ).fetchall()
+  return {row[0] for row in rows}
 
 
 def _indices(app):
@@ -135,6 +146,9 @@ def test_postgres_notices_another_content_by_a_column(request):
     store.prepare(NEW_DIM, 'cosine')
     store.write(IDS, X, 'aligned:a', only_if=None)
     items = store.read(IDS[:3], None)
+    app.execute('UPDATE {table} SET note = NULL WHERE id = 8')
+    nulls = store.read([8, 9], None)
+    app.execute("UPDATE {table} SET note = 'z' WHERE id = 9")
     # A write that is no change of the content is no reason to embed again.
     app.execute('ALTER TABLE {table} ADD COLUMN views int')
     app.execute('UPDATE {table} SET views = 1 WHERE id <> 5')
@@ -147,8 +161,17 @@ def test_postgres_notices_another_content_by_a_column(request):
       only_if='aligned:a',
       revisions=items.revisions,
     )
-  assert sorted(written.tolist()) == [5, 7]
-  assert app.state()[6] == (stores.STALE, None)
+    assert sorted(written.tolist()) == [5, 7]
+    assert app.state()[6] == (stores.STALE, None)
+    # To none from something is a change, too; none to none is not.
+    written = store.write(
+      nulls.ids,
+      X[:2],
+      'new:b',
+      only_if=stores.STALE,
+      revisions=nulls.revisions,
+    )
+  assert written.tolist() == [8]
 
 
 def test_postgres_notices_any_write_without_one(request):
@@ -210,7 +233,7 @@ def test_lance_notices_another_content_by_a_column(request):
   import pyarrow as pa
 
   app._table.add_columns([pa.field('rev', pa.int64())])
-  app._table.update(values={'rev': 1})
+  app._table.update(where='id <> 5', values={'rev': 1})  # of 5 it is null
   app.names = stores.Names('items', field='emb', revision='rev')
   with contextlib.closing(app.open()) as store:
     store.prepare(NEW_DIM, 'cosine')
@@ -246,7 +269,7 @@ def test_lance_indexes_the_new_field_as_the_old(request):
 @pytest.mark.parametrize('kind', stores_cases.QDRANTS)
 def test_qdrant_notices_another_content_by_its_payload(kind, request):
   app = make(kind, request)
-  app._client.set_payload('items', {'rev': 1}, IDS.tolist())
+  app._client.set_payload('items', {'rev': 1}, IDS[1:].tolist())
   app.names = stores.Names('items', field='emb', revision='rev')
   store = app.open()
   store.prepare(NEW_DIM, 'cosine')

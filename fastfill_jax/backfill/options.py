@@ -12,7 +12,11 @@ from fastfill_jax.backfill import journal, plan
 def add_store(parser, dry_run: bool = True):
   """Adds --store and the names in it, --json and perhaps --dry-run."""
   parser.add_argument(
-    '--store', required=True, metavar='URL', help=stores.__doc__.split('\n')[0]
+    '--store',
+    required=True,
+    metavar='URL',
+    help='arrays:DIR, postgresql://HOST/NAME, qdrant:URL, lancedb:DIR or '
+    'env:VARIABLE that holds one',
   )
   names = stores.Names()
   parser.add_argument('--table', default=names.table)

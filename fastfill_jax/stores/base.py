@@ -164,7 +164,7 @@ class Store(abc.ABC):
       revisions = np.asarray(revisions, object)
       if revisions.shape != ids.shape:
         raise ValueError(f'{len(revisions)} revisions of {len(ids)} ids.')
-      if revisions[0] is None:
+      if not self.names.revision and all(r is None for r in revisions):
         revisions = None  # a store that has none
     return self._write(ids, vectors, space, only_if, revisions)
 

@@ -50,8 +50,8 @@ class LanceStore(base.Store):
   def __init__(self, uri: str, names: base.Names):
     super().__init__(names)
     # Always the latest version: other processes write, too.
-    now = datetime.timedelta(0)
-    self._database = lancedb.connect(uri, read_consistency_interval=now)
+    at_once = datetime.timedelta(0)
+    self._database = lancedb.connect(uri, read_consistency_interval=at_once)
     try:
       self._table = self._database.open_table(names.table)
     except (ValueError, FileNotFoundError):
@@ -145,7 +145,7 @@ class LanceStore(base.Store):
     spaces = rows[self.names.space].to_pylist() if tagged else [None] * n
     revisions = [None] * n
     if self.names.revision:
-      revisions = [str(r) for r in rows[self.names.revision].to_pylist()]
+      revisions = rows[self.names.revision].cast(pa.string()).to_pylist()
     vectors = None
     if dim is not None:
       vectors = np.full((n, dim), np.nan, np.float32)
@@ -201,15 +201,12 @@ class LanceStore(base.Store):
       self._table.create_index(
         self._new(schema), config=make(distance_type=distance)
       )
-    for attempt in range(_ATTEMPTS):
-      try:
+    for _ in range(_ATTEMPTS):
+      # It loses to a write that commits at the same time.
+      with contextlib.suppress(RuntimeError, OSError):
         self._table.optimize()
-        break
-      except (RuntimeError, OSError):
-        # It loses to a write that commits at the same time.
-        if attempt == _ATTEMPTS - 1:
-          raise
-    return True
+        return True
+    return False
 
   def _index(self, column):
     for found in self._table.list_indices():
@@ -261,8 +258,12 @@ class LanceStore(base.Store):
     if revisions is not None and names.revision:
       column = _name(names.revision)
       kind = schema.field(names.revision).type
-      batch[names.revision] = pa.array(revisions.tolist()).cast(kind)
-      where += f' AND target.{column} = source.{column}'
+      batch[names.revision] = pa.array(revisions.tolist(), pa.string()).cast(
+        kind
+      )
+      target, source = f'target.{column}', f'source.{column}'
+      null = f'{target} IS NULL AND {source} IS NULL'
+      where += f' AND ({target} = {source} OR ({null}))'
     # The index on ids serves reads alone: LanceDB 0.40 panics when a merge of
     # some columns, with a condition, uses it.
     merge = self._table.merge_insert(names.id).use_index(False)

@@ -208,16 +208,22 @@ class Table:
     return [self._trigger_sql(text) for text in texts]
 
   def indexing(self, distance: str) -> list[sql.Composed]:
-    """The new column's index built anew, or made as the old one's is."""
-    statements, good = [], False
-    for index in self.indices.get(self.new, ()):
-      # What an interrupted build leaves is an index that no search uses.
-      verb = 'REINDEX INDEX' if index.valid else 'DROP INDEX'
-      good |= index.valid
-      statements.append(
-        sql.SQL(f'{verb} CONCURRENTLY {{}}').format(sql.Identifier(*index.name))
-      )
+    """Indices of both columns built anew; the new one's made as the old's is.
+
+    A row that is written enters every index of its table again, that of the
+    old column too, and leaves a dead element in each.
+    """
+    statements = []
+    for column in (self.old, self.new):
+      for index in self.indices.get(column, ()):
+        # What an interrupted build leaves is an index that no search uses.
+        ours = column == self.new or '_cc' in index.name[1]
+        if index.valid or ours:
+          verb = 'REINDEX INDEX' if index.valid else 'DROP INDEX'
+          name = sql.Identifier(*index.name)
+          statements.append(sql.SQL(f'{verb} CONCURRENTLY {{}}').format(name))
     models = [i for i in self.indices.get(self.old, ()) if i.valid]
+    good = any(i.valid for i in self.indices.get(self.new, ()))
     if models and not good:
       options = [
         sql.SQL('{} = {}').format(sql.Identifier(name), sql.Literal(value))

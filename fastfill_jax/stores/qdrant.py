@@ -158,7 +158,8 @@ class QdrantStore(base.Store):
           array[place] = vector
     revisions = [None] * len(points)
     if self.names.revision:
-      revisions = [str(p.payload.get(self.names.revision)) for p in points]
+      values = [p.payload.get(self.names.revision) for p in points]
+      revisions = [None if v is None else str(v) for v in values]
     return base.Items(
       base.check_ids([p.id for p in points]),
       base.objects([p.payload.get(self.names.space) for p in points]),
@@ -217,8 +218,8 @@ class QdrantStore(base.Store):
 
   def _write(self, ids, vectors, space, only_if, revisions):
     vector_of = dict(zip(ids.tolist(), vectors.tolist(), strict=True))
-    revision_of = dict.fromkeys(vector_of)
-    if revisions is not None:
+    revision_of = {}
+    if revisions is not None and self.names.revision:
       revision_of = dict(zip(ids.tolist(), revisions.tolist(), strict=True))
     landed = np.zeros(len(ids), bool)
     for _ in range(_ATTEMPTS):
@@ -247,7 +248,7 @@ class QdrantStore(base.Store):
       match = models.MatchValue(value=only_if)
       expected = models.FieldCondition(key=key, match=match)
     unchanged = None
-    if self.names.revision and any(r is not None for r in revision_of.values()):
+    if revision_of:
       unchanged = [self._is_revision(i, revision_of[i]) for i in ids]
     matching = {'should': unchanged} if unchanged else {}
     among = models.HasIdCondition(has_id=ids)
@@ -273,12 +274,10 @@ class QdrantStore(base.Store):
     )
 
   def _is_revision(self, i, revision):
-    value = int(revision) if revision.lstrip('-').isdigit() else revision
-    return models.Filter(
-      must=[
-        models.HasIdCondition(has_id=[i]),
-        models.FieldCondition(
-          key=self.names.revision, match=models.MatchValue(value=value)
-        ),
-      ]
-    )
+    key = self.names.revision
+    same = models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
+    if revision is not None:
+      value = int(revision) if revision.lstrip('-').isdigit() else revision
+      match = models.MatchValue(value=value)
+      same = models.FieldCondition(key=key, match=match)
+    return models.Filter(must=[models.HasIdCondition(has_id=[i]), same])

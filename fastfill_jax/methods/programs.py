@@ -59,8 +59,9 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
     loss = losses.uncertain(
       [weighted[name] for name in error], outputs.get('log_variance')
     )
-    for name in set(weighted) - set(error):
-      loss += losses.per_example(weighted[name])
+    for name, value in weighted.items():  # Always in the same order.
+      if name not in error:
+        loss += losses.per_example(value)
     metrics = {name: jnp.mean(value) for name, value in values.items()}
     metrics['loss'] = jnp.mean(loss)
     if 'log_variance' in outputs:

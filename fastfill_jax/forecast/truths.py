@@ -69,9 +69,8 @@ class Sample:
     """How a doubling's change goes on to the next, see `bands` [metric]."""
     # Relevant items by label grow with the gallery, all others do not.
     converges = self.truth == 'labels'
-    return np.array(
-      [0.6 if converges and name == 'mAP' else 1.0 for name in self.metrics]
-    )
+    known = {'mAP': 0.6 if converges else 1.0, 'ndcg@10': 1.1}
+    return np.array([known.get(name, 1.0) for name in self.metrics])
 
   def take(self, queries: np.ndarray, items: np.ndarray) -> 'Sample':
     """Some of the queries and some of the items."""

@@ -13,8 +13,8 @@ items are a gallery of half the density, refits are fits to half the pairs. The
 forecast is for a gallery some doublings as dense, and a fit to all pairs. What
 a doubling changes shrinks by a factor from one to the next. For the density it
 is taken as known: 1 for what the first k of ever more items hold (1.1 for nDCG,
-which a first closer item costs least), and 0.6 for the mAP of labels, whose
-relevant items grow with the gallery and whose bias falls nearly like 1 / size.
+which a first closer item costs least), and less for labels, whose relevant
+items grow with the gallery (0.65 for mAP: its bias falls nearly like 1 / size).
 The first is so in probits: a query's item is found while the size times the
 share of items that are closer stays small, and over queries the logarithm of
 such a share is about normal. For the fit, a fit to a quarter tells. A part of

@@ -3,6 +3,7 @@
 import forecast_cases
 import numpy as np
 import pytest
+import scipy.stats
 
 from fastfill_jax.forecast import bands, truths
 
@@ -67,11 +68,11 @@ def _sizes(half, whole, factor, doublings):
   return float(estimate.value[0, 0, 0]), estimate
 
 
-def test_density_goes_on_in_log_odds():
-  odds = 1.0, 0.5  # At a half and the whole: 0 and -0.5 come next.
-  half, whole = (1 / (1 + np.exp(-x)) for x in odds)
+def test_density_goes_on_in_probits():
+  # At a half and the whole: 0 and -0.5 come next.
+  half, whole, _, then = scipy.stats.norm.cdf([1.0, 0.5, 0.0, -0.5])
   value, estimate = _sizes(half, whole, 1.0, 2.0)
-  np.testing.assert_allclose(value, 1 / (1 + np.exp(0.5)), rtol=1e-2)
+  np.testing.assert_allclose(value, then, rtol=1e-2)
   assert (estimate.doubts[0] != 0).all()
   # By a factor of a half, all doublings together change what the last one did.
   value, _ = _sizes(half, whole, 0.5, 30.0)

@@ -118,6 +118,10 @@ def test_page_and_figure(tmp_path):
   assert '40, that is 10.0% backfilled' in text
   assert '- A note.' in text
   assert (tmp_path / 'plan.png').stat().st_size > 10_000
+  assert 'too narrow' not in text
+  curve = [0.4, 0.99, 0.99]
+  easy = page.page(_forecast([curve], [curve]), 400, decided, (), '')
+  assert 'too narrow' in easy
   rows = page.table(forecast, 400)
   assert list(rows.columns) == (
     ['alignment', 'order', 'share', 'metric', 'value', 'low', 'high']

@@ -13,6 +13,7 @@ _NAMES = {
   'ndcg@10': 'nDCG@10',
   'overlap@10': 'share of the first ten results that the new model gives',
 }
+_SATURATED = 0.95
 _VERDICTS = {'do': 'Do it', 'do not': "Don't", 'cannot tell': 'Not known yet'}
 
 
@@ -108,8 +109,14 @@ def page(forecast, gallery, decided, notes, budget) -> str:
   lines += [
     f'- The gallery is {ratio:.1f} times the sample: what its density changes '
     'is extrapolated from halves of the sample, and doubted in the band.',
-    '',
   ]
+  easy = np.nanmax(forecast.whole[:, 0]) > _SATURATED
+  if ratio > 2 and easy and not decided.metric.startswith('overlap'):
+    lines.append(
+      '- In so thin a sample nearly everything is found, and then the band is '
+      'too narrow. Take more items, or harder queries.'
+    )
+  lines.append('')
   return '\n'.join(lines)
 
 

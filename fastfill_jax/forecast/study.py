@@ -255,7 +255,7 @@ def _picks(sample, parts, names, fits, shares, rng):
   """
   if sample.relevant is not None:
     sample = dataclasses.replace(sample, relevant=None, grade=None)
-  values = []
+  values, growth = [], 0
   for half, other in (('half0', 1), ('half1', 0)):
     items = parts.halves[other]
     there = np.zeros(len(sample.old) + 1, bool)
@@ -264,4 +264,10 @@ def _picks(sample, parts, names, fits, shares, rng):
     judge = sample.take(np.sort(queries[:_QUERIES]), items)
     fitted = {method: held[half] for method, held in fits.items()}
     values.append(Gallery(judge, names, fitted).measure(shares)[:, 0])
-  return np.mean(values, axis=0)
+    if half == 'half0':
+      fewer = {method: held['quarter'] for method, held in fits.items()}
+      before = Gallery(judge, names, fewer).measure(shares)[:, 0]
+      growth = values[-1] - before
+  # What is handed out is fitted to four times a half's pairs: two doublings,
+  # which together are taken to bring what the last one has brought.
+  return np.mean(values, axis=0) + growth

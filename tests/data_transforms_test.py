@@ -211,6 +211,23 @@ def test_options_out_of_range_are_named():
     transforms.resize_center_crop(_rng(), _image(), size=9, resize=8)
 
 
+def test_shifted_is_cropped_dark_and_blurred():
+  flat = np.full((8, 8, 3), 200, np.uint8)
+  make = transforms.make_transform
+  dark = make('shifted', brightness=0.6)(_rng(), flat)
+  np.testing.assert_array_equal(dark, 120)
+  # Half of each side, in its old size: the frame around it is gone.
+  framed = np.zeros((8, 8, 1), np.uint8)
+  framed[2:6, 2:6] = 100
+  cropped = make('shifted', keep=0.5, brightness=1.0, sigma=0.0)(_rng(), framed)
+  np.testing.assert_array_equal(cropped, np.full((8, 8, 1), 100))
+  point = np.zeros((9, 9, 1), np.uint8)
+  point[4, 4] = 255
+  blurred = make('shifted', keep=1.0, brightness=1.0, sigma=1.0)(_rng(), point)
+  assert blurred[4, 4, 0] < 100
+  assert blurred[4, 5, 0] > 10
+
+
 def test_every_option_has_a_range():
   for name, transform in transforms.TRANSFORMS.items():
     defaults = inspect.signature(transform).parameters.values()

@@ -7,9 +7,9 @@ _PACKAGE = pathlib.Path(__file__).parent.parent / 'fastfill_jax'
 _FLOORS = (
   {'parallel', 'choices', 'losses', 'metrics'},
   {'policies', 'models', 'running', 'storage', 'curve', 'index'},
-  {'data', 'training', 'report'},
+  {'data', 'training', 'report', 'stores'},
   {'methods'},
-  {'stages'},
+  {'stages', 'forecast', 'backfill'},
   {'pipeline', 'main', 'cost'},
 )
 # Modules of one floor may be used by those that come after them.

@@ -62,14 +62,12 @@ def test_from_arrays_to_curves_and_a_plan(source, tmp_path):
   assert set(results) == {'ridge', 'l2+u'}
   ours = results['l2+u']
   # No classifier: no policy that reads one.
-  assert set(ours.policies) == {'random', 'sigma', 'class_mean', 'distance'}
+  blind = {'random', 'sigma', 'neighbour_entropy', 'sigma_neighbours'}
+  assert set(ours.policies) == blind | {'class_mean', 'distance'}
   assert len(ours.error) == 40
   (plan,) = (tmp_path / 'a').glob('plan/seed0-*')
   ids = 300 + np.arange(30)
-  assert sorted(x.name for x in plan.glob('*.npy')) == [
-    'random.npy',
-    'sigma.npy',
-  ]
+  assert {x.stem for x in plan.glob('*.npy')} == blind
   np.testing.assert_array_equal(np.sort(np.load(plan / 'random.npy')), ids)
   log_variance = np.load(plan / 'log_variance/00000.npy')
   np.testing.assert_array_equal(
@@ -87,8 +85,34 @@ def test_a_classifier_adds_the_whole_loss_and_its_policies(source, tmp_path):
   results = {
     one.alignment: one for one in pipeline_runs.run(config, tmp_path / 'a')
   }
-  assert set(results) == {'l2 (FCT)', 'l2+disc+u (FastFill)'}
+  assert set(results) == {
+    'l2 (FCT)',
+    'l2+disc+u (FastFill)',
+    'mixfill (ours)',
+  }
   assert 'entropy' in results['l2 (FCT)'].policies
+
+
+def test_held_out_classes_are_the_gallerys_alone(source, tmp_path):
+  config = _config(source)
+  config.stages = ('embed',)
+  config.data.held_out = (1, 3)
+  pipeline_runs.run(config, tmp_path / 'a')
+  (embedded,) = (tmp_path / 'a').glob('embed/source-*')
+  found = {}
+  for split in ('train/view0', 'gallery', 'query'):
+    folder = source / split.removesuffix('/view0')
+    label = np.load(folder / 'label.npy')
+    rows = np.flatnonzero(np.isin(label, [1, 3]) == (split != 'train/view0'))
+    for name in ('old', 'label'):
+      held = np.load(embedded / split / name / '00000.npy')
+      np.testing.assert_array_equal(held, np.load(folder / f'{name}.npy')[rows])
+    found[split] = set(label[rows])
+  assert found['train/view0'] == {0, 2}
+  assert found['gallery'] == found['query'] == {1, 3}
+  config.data.held_out = (17,)
+  with pytest.raises(ValueError, match=r'held_out=\[17\] leaves nothing'):
+    pipeline_runs.run(config, tmp_path / 'a')
 
 
 def test_what_changes_is_taken_anew(source, tmp_path, log):

@@ -72,10 +72,13 @@ def prepare(
   distance,
   query_ids,
   gallery_ids,
+  relevant=None,
 ) -> Problem:
   """Checks the arguments of `curve.sweep` and indexes them.
 
   `cutoffs` must be increasing. Reads every embedding once, in slices.
+  `relevant`, if given, lists pairs of a query and an item, [2, pair], in place
+  of labels.
 
   Raises:
     ValueError: If something does not fit, naming it.
@@ -84,11 +87,14 @@ def prepare(
   query, aligned, new = arrays = [_array(x) for x in (query, aligned, new)]
   _check_embeddings(*arrays)
   size = len(aligned)
-  query_labels, gallery_labels = _codes(
-    'labels', query_labels, gallery_labels, len(query), size
-  )
   buckets = np.searchsorted(cutoffs, _positions(orders, size), side='right')
-  members, member_spans = _spans(query_labels, gallery_labels)
+  if relevant is None:
+    query_labels, gallery_labels = _codes(
+      'labels', query_labels, gallery_labels, len(query), size
+    )
+    members, member_spans = _spans(query_labels, gallery_labels)
+  else:
+    members, member_spans = _listed(relevant, len(query), size)
   positives = member_spans[:, 1] - member_spans[:, 0]
   twins = np.empty(0, np.int32)
   twin_spans = np.zeros((len(query), 2), np.int64)
@@ -96,7 +102,11 @@ def prepare(
     ids = _codes('ids', query_ids, gallery_ids, len(query), size)
     twins, twin_spans = _spans(*ids)
     owner, twin = _expand(twins, twin_spans)
-    alike = query_labels[owner] == gallery_labels[twin]
+    if relevant is None:
+      alike = query_labels[owner] == gallery_labels[twin]
+    else:
+      pairs = np.asarray(relevant, np.int64)
+      alike = np.isin(owner * size + twin, pairs[0] * size + pairs[1])
     positives = positives - np.bincount(owner[alike], minlength=len(query))
   queries = np.argsort(-positives, kind='stable')
   queries = queries[: np.count_nonzero(positives)]
@@ -232,6 +242,28 @@ def _spans(query_codes, gallery_codes):
     np.searchsorted(codes, query_codes, side) for side in ('left', 'right')
   ]
   return members, np.stack(sides, axis=1)
+
+
+def _listed(relevant, queries, size):
+  """Returns listed items by query, and where each query's lie."""
+  pairs = np.asarray(relevant)
+  if pairs.ndim != 2 or len(pairs) != 2 or pairs.dtype.kind not in 'iu':
+    raise ValueError(
+      'relevant must be integers [2, pair] of queries and items, got '
+      f'{pairs.dtype} {pairs.shape}.'
+    )
+  for side, rows, limit in zip(
+    ('queries', 'items'), pairs, (queries, size), strict=True
+  ):
+    if rows.size and not 0 <= rows.min() <= rows.max() < limit:
+      raise ValueError(f'relevant names {side} that are not in [0, {limit}).')
+  codes = pairs[0].astype(np.int64) * size + pairs[1]
+  codes, counts = np.unique(codes, return_counts=True)
+  if codes.size and counts.max() > 1:
+    query, item = divmod(int(codes[counts.argmax()]), size)
+    raise ValueError(f'relevant lists query {query} with item {item} twice.')
+  ends = np.searchsorted(codes, np.arange(queries + 1) * size)
+  return (codes % size).astype(np.int32), np.stack([ends[:-1], ends[1:]], 1)
 
 
 def _expand(members, spans):

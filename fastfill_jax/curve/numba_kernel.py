@@ -131,7 +131,7 @@ def _count(aligned, new, thresholds, base, items, before, after):
 
 
 @_jit
-def _walk(base, changes, order, group, turns, precision, closest):
+def _walk(base, changes, order, group, turns, precision, closest, ranks):
   """Walks the thresholds from the closest to the farthest.
 
   Args:
@@ -146,6 +146,8 @@ def _walk(base, changes, order, group, turns, precision, closest):
       positives among the items at least as close [cutoff].
     closest: Lowered to the number of negatives at least as close as the
       closest positive [cutoff].
+    ranks: Filled with the number of items at least as close as each positive,
+      itself included [positive, cutoff], unless it is empty.
   """
   cutoffs = changes.shape[1]
   everyone = np.zeros(cutoffs, np.int32)
@@ -168,6 +170,8 @@ def _walk(base, changes, order, group, turns, precision, closest):
       _record(
         relevant[active], everyone[active], precision[active], closest[active]
       )
+      if ranks.size:
+        ranks[order[i] % turns.size, active] = everyone[active]
     end = begin
 
 
@@ -206,7 +210,7 @@ def _score(scores, copies, sources, scale, shift, twins):
 
 
 @_jit
-def block(scores, columns, twins, members, buckets, table_size, out):
+def block(scores, columns, twins, members, buckets, table_size, out, all_ranks):
   """Counts for a block of queries.
 
   Args:
@@ -219,6 +223,8 @@ def block(scores, columns, twins, members, buckets, table_size, out):
     table_size: How many numbers a table [threshold + 1, cutoff] may have.
     out: Average precision and the number of irrelevant items at least as
       close as the closest relevant one, filled, [policy, cutoff, query].
+    all_ranks: Ranks of the queries' relevant items, one query after another,
+      filled but for twins, [policy, member, cutoff]; or no members.
   """
   average_precision, closer = out
   policies, cutoffs, queries = closer.shape
@@ -227,13 +233,16 @@ def block(scores, columns, twins, members, buckets, table_size, out):
   before = np.empty(size + 1, np.int32)
   after = np.empty(size + 1, np.int32)
   table = np.empty(table_size, np.int32)
+  begin = 0
   for query in range(queries):
     copies, sources, scale, shift = columns
     twin = twins[0][twins[1][query, 0] : twins[1][query, 1]]
     _score(scores[query], copies, sources, scale, shift, twin)
     aligned, new = scores[query, :size], scores[query, size:]
     positives = members[0][members[1][query, 0] : members[1][query, 1]]
-    positives = positives[aligned[positives] != -np.inf]
+    kept = np.flatnonzero(aligned[positives] != -np.inf)
+    places, begin = begin + kept, begin + positives.size
+    positives = positives[kept]
     order, group, thresholds = _thresholds(
       np.concatenate((aligned[positives], new[positives]))
     )
@@ -255,7 +264,12 @@ def block(scores, columns, twins, members, buckets, table_size, out):
         turns = np.maximum(buckets[policy][positives] - start, 0)
         precision = np.zeros(stop - start)
         closest = np.full(stop - start, size, np.int32)
-        _walk(base, changes, order, group, turns, precision, closest)
+        ranks = np.empty(
+          (positives.size if all_ranks.size else 0, stop - start), np.int32
+        )
+        _walk(base, changes, order, group, turns, precision, closest, ranks)
+        for i in range(len(ranks)):
+          all_ranks[policy, places[i], start:stop] = ranks[i]
         place = policy, slice(start, stop), query
         average_precision[place] = precision / positives.size
         closer[place] = closest

@@ -12,7 +12,7 @@ from fastfill_jax.curve import inputs, numba_kernel
 _QUERIES = 64  # Of one thread at a time.
 
 
-def run(problem, process, processes, memory_limit, add):
+def run(problem, process, processes, memory_limit, add, with_ranks=False):
   """Counts a process's share and hands block after block to `add`.
 
   Args:
@@ -23,6 +23,8 @@ def run(problem, process, processes, memory_limit, add):
     add: Function of queries [block], average precision and the number of
       irrelevant items at least as close as the closest relevant one,
       [policy, cutoff, block]; threads call it at once.
+    with_ranks: Whether `add` also takes the ranks of the block's relevant
+      items, [policy, member, cutoff] as in `numba_kernel.block`; 0 for twins.
 
   Raises:
     ValueError: If the memory does not hold one query's scores.
@@ -42,18 +44,22 @@ def run(problem, process, processes, memory_limit, add):
       scores = _products(problem, rows, space.rows, buffer[: len(rows)])
       shape = len(problem.buckets), problem.num_cutoffs, len(rows)
       out = np.empty(shape), np.empty(shape, np.int32)
+      spans = problem.member_spans[rows]
+      members = np.diff(spans).sum() if with_ranks else 0
+      ranks = np.zeros((shape[0], members, shape[1]), np.int32)
       numba_kernel.block(
         scores,
         (copies, problem.sources, problem.scale, problem.shift),
         (problem.twins, problem.twin_spans[rows]),
-        (problem.members, problem.member_spans[rows]),
+        (problem.members, spans),
         problem.buckets,
         space.table_size,
         out,
+        ranks,
       )
     finally:
       buffers.put(buffer)
-    add(rows, *out)
+    add(rows, *out, *([ranks] if with_ranks else []))
 
   # One query block per thread and single-threaded products: the scores stay
   # in the core's own cache, and nobody waits for the slowest.

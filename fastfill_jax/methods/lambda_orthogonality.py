@@ -2,7 +2,7 @@
 
 A backward map B rotates the new space towards the old one, a forward map F
 brings stored embeddings there, and what is asked with, and backfilled, is
-B(new). Its loss, of equations 5 to 11:
+B(new). Its loss:
 
   |F(old) - B(new)|^2, |B(new) - old|^2           `l2`, `backward`
   class contrast of F(old) with B(new), with old  `contrast`, `contrast_old`

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastfill_jax import choices, running
+from fastfill_jax.methods import classifiers
 from fastfill_jax.storage import arrays
 
 Array = np.ndarray
@@ -76,7 +77,7 @@ class Method(abc.ABC):
     directory,
     how: running.How,
     views: Views,
-    classifier: 'Classifier | None',
+    classifier: classifiers.Classifier | None,
     recipe: Mapping[str, Any],
     seed: int,
   ) -> None:
@@ -94,21 +95,3 @@ class Method(abc.ABC):
   @abc.abstractmethod
   def load(self, directory) -> Maps:
     """Reads what `fit` wrote."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Classifier:
-  """The new model's frozen classifier.
-
-  Attributes:
-    head: Its module, with params {'kernel': [embedding, class]}.
-    kernel: W_new.
-  """
-
-  head: Any
-  kernel: Array
-
-  def logits(self, embedding: Array) -> Array:
-    """[row, class] of [row, embedding]."""
-    params = {'params': {'kernel': self.kernel}}
-    return np.asarray(self.head.apply(params, embedding))

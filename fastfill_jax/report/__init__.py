@@ -73,6 +73,7 @@ def write(
     'config.json': json.dumps(settings, indent=2) + '\n',
     'versions.json': json.dumps(versions, indent=2) + '\n',
     'summary.csv': document.summary_csv(table),
+    'references.csv': summary.references(results).to_csv(),
     'curves.csv': summary.curves(results).to_csv(index=False),
     'ablation.tex': tables.latex(
       tables.ablation(results, columns=tables.PAPER)

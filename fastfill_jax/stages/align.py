@@ -7,8 +7,7 @@ import pathlib
 from typing import Any
 
 from fastfill_jax import methods, running
-from fastfill_jax.methods import method
-from fastfill_jax.stages import embed
+from fastfill_jax.methods import classifiers, method
 from fastfill_jax.storage import artifact, splits
 
 
@@ -48,7 +47,7 @@ def align(
     {role: view[name] for role, name in roles.items()}
     for view in pairs.arrays(tuple(roles.values()))
   ]
-  classifier = embed.load_classifier(embedded[new])
+  classifier = classifiers.load(embedded[new])
   chosen.fit(directory, how, views, classifier, recipe, seed)
 
 
@@ -57,7 +56,7 @@ def check_reads(
 ):
   """Raises a ValueError if a method reads what is not there."""
   there = {name for name in ('side', 'label') if name in pairs}
-  if embed.load_classifier(new) is not None:
+  if classifiers.load(new) is not None:
     there.add('classifier')
   missing = [name for name in chosen.reads if name not in there]
   if missing:

@@ -14,8 +14,6 @@ import numpy as np
 
 from fastfill_jax import choices, models, parallel, running
 from fastfill_jax.data import dataset, loading, transforms
-from fastfill_jax.methods import method
-from fastfill_jax.models import heads
 from fastfill_jax.stages import encode
 from fastfill_jax.storage import arrays, artifact
 
@@ -101,18 +99,6 @@ def embed(
     transform = transforms.make_transform(**data['train_transform'])
     for view in range(views):
       run(source, rows, transform, view, directory / f'train/view{view}' / name)
-
-
-def load_classifier(embedded: artifact.Artifact) -> method.Classifier | None:
-  """The classifier of an embedded encoder; None if it has none."""
-  path = embedded.directory / 'head.json'
-  if not path.exists():
-    return None
-  head = artifact.read_json(path)
-  if head['name'] == 'projection':
-    return None
-  kernel = artifact.load_variables(embedded.directory / 'head.msgpack')
-  return method.Classifier(heads.make_head(**head), kernel['kernel'])
 
 
 def embed_function(recipe: dict[str, Any], data: dataset.Data):

@@ -5,8 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fastfill_jax.methods import method
-from fastfill_jax.stages import embed
+from fastfill_jax.methods import classifiers
 from fastfill_jax.storage import arrays, artifact, splits
 
 
@@ -30,7 +29,7 @@ def readable(
       'log_variance': log_variance,
     }
   aligned = Leading(aligned, width)
-  classifier = embed.load_classifier(embedded[new])
+  classifier = classifiers.load(embedded[new])
   train = splits.Pairs(embedded)
   view = train.arrays([x for x in (new, 'label') if x in train])[0]
   return {
@@ -66,7 +65,7 @@ class Leading:
 class _Logits:
   """The new classifier on aligned, [gallery, class], computed as it is read."""
 
-  def __init__(self, classifier: method.Classifier, aligned):
+  def __init__(self, classifier: classifiers.Classifier, aligned):
     self.shape = len(aligned), classifier.kernel.shape[1]
     self._classifier = classifier
     self._aligned = aligned

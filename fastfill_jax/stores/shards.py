@@ -1,0 +1,9 @@
+"""The arrays on disk that plans and stores are made of.
+
+The only module here that knows where the package keeps them.
+"""
+
+from fastfill_jax.storage import arrays
+
+ShardedArray = arrays.ShardedArray
+write = arrays.write

@@ -330,9 +330,10 @@ def _neighbour_entropies(aligned, train_new, train_labels, k=25, most=20_000):
     nearness = rows.astype(np.float32) @ train.T - half_square
     nearest = np.argpartition(-nearness, k - 1, axis=1)[:, :k]
     labels = codes[nearest]
-    # The mean of -log of each one's share is the entropy of all.
+    # The mean of -log of each one's share is the entropy of all; sorted, so
+    # that equal ones are equal to the last bit.
     same = labels[:, :, None] == labels[:, None, :]
-    return -np.log(same.mean(axis=2)).mean(axis=1)
+    return -np.sort(np.log(same.mean(axis=2)), axis=1).mean(axis=1)
 
   scores = []
   for start in range(0, len(aligned), 1024):

@@ -198,7 +198,9 @@ def test_jitter():
 def test_unknown_transforms_and_options_are_named():
   with pytest.raises(ValueError, match="did you mean 'pad_crop_flip'"):
     transforms.make_transform('pad_crop_flips')
-  with pytest.raises(ValueError, match=r"\['sise'\].*\['size', 'flip'\]"):
+  with pytest.raises(
+    ValueError, match=r"'sise', did you mean 'size'.*: size, flip"
+  ):
     transforms.make_transform('resize_flip', sise=3)
 
 

@@ -174,7 +174,7 @@ def test_options_have_their_effect():
   [
     ({'name': 'resnet5'}, "encoder 'resnet5', did you mean 'resnet50'"),
     ({'name': 'resnet18', 'stm': 'small'}, "'stm', did you mean 'stem'"),
-    ({'name': 'resnet18', 'stage_sizes': (1,)}, 'its options: stem, width'),
+    ({'name': 'resnet18', 'stage_sizes': (1,)}, 'known: stem, width'),
     ({'name': 'resnet18', 'stem': 'tiny'}, "'tiny'.*imagenet"),
     ({'name': 'resnet18', 'width': 0}, 'width=0'),
     ({'name': 'resnet18', 'dtype': 'float16'}, 'float16.*bfloat16'),

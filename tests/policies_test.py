@@ -4,6 +4,12 @@ import pytest
 
 from fastfill_jax import policies
 
+_NOT_OF_ITEMS = ('key', 'class_weights', 'train_new', 'train_labels')
+_BY_RANK = {
+  'sigma_entropy': ('sigma', 'entropy'),
+  'sigma_neighbours': ('sigma', 'neighbour_entropy'),
+}
+
 
 def make_gallery(n=60, seed=0):
   generator = np.random.default_rng(seed)
@@ -17,11 +23,19 @@ def make_gallery(n=60, seed=0):
     'class_weights': class_weights,
     'new': generator.normal(size=(n, 4)).astype(np.float32),
     'labels': generator.integers(3, size=n) * 7 - 1,
+    'train_new': generator.normal(size=(40, 4)).astype(np.float32),
+    'train_labels': generator.integers(4, size=40) * 5 - 2,
   }
 
 
 def oracle_scores(name, gallery):
   """Row by row in plain NumPy; the largest score goes first."""
+  if name in _BY_RANK:
+    orders = [
+      np.argsort(-oracle_scores(one, gallery), kind='stable')
+      for one in _BY_RANK[name]
+    ]
+    return -sum(map(np.argsort, orders))
   scores = []
   logits = gallery['logits'].astype(np.float64)
   aligned = gallery['aligned'].astype(np.float64)
@@ -32,6 +46,9 @@ def oracle_scores(name, gallery):
     own = aligned[gallery['labels'] == gallery['labels'][i]].mean(0)
     guessed = aligned[predicted == predicted[i]].mean(0)
     row = gallery['class_weights'][:, predicted[i]].astype(np.float64)
+    far = np.linalg.norm(gallery['train_new'] - h, axis=1)
+    near = gallery['train_labels'][np.argsort(far)[:25]]
+    share = np.unique(near, return_counts=True)[1] / 25
     cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
     scores.append(
       {
@@ -42,6 +59,8 @@ def oracle_scores(name, gallery):
         'class_mean_predicted': np.linalg.norm(h - guessed),
         'prototype': -cosine(h, row),
         'entropy': -np.sum(p * np.log(p)),
+        # Of few labels: equal entropies have to be equal here too.
+        'neighbour_entropy': np.round(-np.sum(share * np.log(share)), 9),
         'margin': ranked[-2] - ranked[-1],
         'least_confidence': -p.max(),
       }[name]
@@ -72,7 +91,7 @@ def test_every_order_is_a_permutation_of_int64(name, n):
 def test_ties_go_by_index(name):
   gallery = make_gallery()
   two = {
-    key: x if key in ('key', 'class_weights') else np.tile(x[:2].T, 500).T
+    key: x if key in _NOT_OF_ITEMS else np.tile(x[:2].T, 500).T
     for key, x in gallery.items()
   }
   order = policies.make_order(name, **two)
@@ -82,12 +101,16 @@ def test_ties_go_by_index(name):
     )
 
 
-@pytest.mark.parametrize('name', sorted(set(policies.POLICIES) - {'random'}))
+# Ranks and shares of neighbours are few: ties go by index, and move.
+@pytest.mark.parametrize(
+  'name',
+  sorted({*policies.POLICIES} - {'random', 'neighbour_entropy', *_BY_RANK}),
+)
 def test_permuting_the_gallery_permutes_the_order(name):
   gallery = make_gallery()
   permutation = np.random.default_rng(1).permutation(60)
   permuted = {
-    key: x if key in ('key', 'class_weights') else x[permutation]
+    key: x if key in _NOT_OF_ITEMS else x[permutation]
     for key, x in gallery.items()
   }
   np.testing.assert_array_equal(
@@ -164,10 +187,11 @@ def test_every_policy_declares_what_it_reads():
 def test_nan_is_named_with_its_row(name, monkeypatch):
   monkeypatch.setattr(policies, '_BLOCK_BYTES', 8 * 5 * 7)
   gallery = make_gallery()
-  for key in set(policies.reads(policies.POLICIES[name])) - {'labels'}:
+  read = set(policies.reads(policies.POLICIES[name]))
+  for key in read - {'labels', 'train_labels'}:
     row = 2 if key == 'class_weights' else 33
     broken = gallery | {key: gallery[key].copy()}
-    broken[key][row, 1] = np.nan
+    broken[key].reshape(len(broken[key]), -1)[row, -1] = np.nan
     with pytest.raises(ValueError, match=f'{key} is not finite in row {row}'):
       policies.make_order(name, **broken)
 

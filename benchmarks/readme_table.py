@@ -52,9 +52,9 @@ def keep(workdir: pathlib.Path, name: str):
   config['embed']['source'] = config['embed']['source'] and 'DIR'
   for key in ('data_dir', 'label_dir'):
     config['run'][key] = None
-  for name, held in (('versions', versions), ('config', config)):
+  for file, held in (('versions', versions), ('config', config)):
     text = json.dumps(held, indent=2) + '\n'
-    (target / f'{name}.json').write_text(text, 'utf-8')
+    (target / f'{file}.json').write_text(text, 'utf-8')
 
 
 def table(folder: pathlib.Path, policies: list[str]) -> str:

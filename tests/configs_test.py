@@ -6,7 +6,7 @@ import numpy as np
 import pipeline_runs
 import pytest
 
-from configs import base
+from configs import base, digits
 
 _CONFIGS = sorted(
   path.stem
@@ -16,9 +16,15 @@ _CONFIGS = sorted(
 )
 
 
+def _keep(config, *names):
+  for name in set(config.alignments) - set(names):
+    del config.alignments[name]
+
+
 @pytest.mark.parametrize('name', [x for x in _CONFIGS if x != 'digits'])
 def test_debug_form_runs(name, tmp_path):
   config = pipeline_runs.debug_config(name)
+  _keep(config, config.main_alignment)
   biased = 'biased' in name
   if not biased:  # Its report has all parts there are.
     config.stages = tuple(x for x in config.stages if x != 'report')
@@ -31,11 +37,23 @@ def test_debug_form_runs(name, tmp_path):
 def test_side_information_is_trained_and_used(tmp_path):
   config = base.add_side(pipeline_runs.debug_config())
   config.stages = tuple(x for x in config.stages if x != 'report')
-  config.alignments = {
-    name: config.alignments[name]
-    for name in (config.main_alignment, 'l2+disc+u (FastFill) + side')
-  }
+  _keep(config, config.main_alignment, 'l2+disc+u (FastFill) + side')
   plain, with_side = pipeline_runs.run(config, tmp_path)
   assert list(tmp_path.glob('embed/side/seed0-*/train/view0/side/00000.npy'))
   assert plain.alignment + ' + side' == with_side.alignment
   assert not np.array_equal(plain.error, with_side.error)
+
+
+def test_a_second_update_is_reported(tmp_path):
+  config = digits._shrink(digits.get_config('sequence'))
+  config.encoders.old.encoder.widths = (8,)
+  for name in ('new', 'newer'):  # one program for all, and one for all maps
+    config.encoders[name].encoder = config.encoders.old.encoder
+  pipeline_runs.run(config, tmp_path)
+  table = (tmp_path / 'sequence.csv').read_text().splitlines()
+  # Three policies, five switches and both updates at once.
+  assert len(table) == 1 + 3 * (5 + 1)
+  text = (tmp_path / 'report.md').read_text('utf-8')
+  assert '| policy | 0% | 25% | 50% | 75% | 100% | old to newer at once |' in (
+    text
+  )

@@ -3,12 +3,18 @@
 import os
 import pathlib
 
-# Before JAX is imported: four virtual devices, and a thread pool large enough
-# for their collectives to meet (XLA:CPU sizes it by NPROC).
+# Before JAX is imported: four virtual devices, a thread pool large enough for
+# their collectives to meet (XLA:CPU sizes it by NPROC), and no optimising:
+# compiling is most of the suite.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['NPROC'] = '16'
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+os.environ['XLA_FLAGS'] = ' '.join(
+  (
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=4',
+    '--xla_backend_optimization_level=0',
+    '--xla_llvm_disable_expensive_passes=true',
+  )
 )
 
 import jax

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import table
-from fastfill_jax.forecast import __main__ as commands
+from fastfill_jax.backfill import __main__ as commands
 from fastfill_jax.forecast import fitting, orders, study, truths
 
 _PAIRS, _ITEMS = 5_000, 20_000

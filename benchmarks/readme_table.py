@@ -11,6 +11,7 @@ Printed are each alignment's random order and its best comparable ones.
 import datetime
 import json
 import pathlib
+import shlex
 import shutil
 
 import pandas as pd
@@ -37,10 +38,23 @@ def keep(workdir: pathlib.Path, name: str):
   for file in (*_FILES, *_OPTIONAL):
     if file in _FILES or (workdir / file).exists():
       shutil.copy(workdir / file, target / file)
-  path = target / 'versions.json'
-  held = json.loads(path.read_text('utf-8'))
-  held['date'] = datetime.date.today().isoformat()
-  path.write_text(json.dumps(held, indent=2) + '\n', 'utf-8')
+  versions = json.loads((target / 'versions.json').read_text('utf-8'))
+  versions['date'] = datetime.date.today().isoformat()
+  config = json.loads((target / 'config.json').read_text('utf-8'))
+  # Where things lay on one machine means nothing on another.
+  words = shlex.split(versions['command'])
+  words = [word for word in words if not word.startswith('--workdir')]
+  source = '--config.embed.source='
+  words = [f'{source}DIR' if x.startswith(source) else x for x in words]
+  if not words[0].startswith('python'):
+    words[0] = 'python -m fastfill_jax.main'
+  versions['command'] = ' '.join(words)
+  config['embed']['source'] = config['embed']['source'] and 'DIR'
+  for key in ('data_dir', 'label_dir'):
+    config['run'][key] = None
+  for file, held in (('versions', versions), ('config', config)):
+    text = json.dumps(held, indent=2) + '\n'
+    (target / f'{file}.json').write_text(text, 'utf-8')
 
 
 def table(folder: pathlib.Path, policies: list[str]) -> str:

@@ -19,7 +19,7 @@ import shutil
 import numpy as np
 import pandas as pd
 
-from fastfill_jax.forecast import __main__ as commands
+from fastfill_jax.backfill import __main__ as commands
 from fastfill_jax.forecast import fitting, orders, study, truths
 
 _PACKAGES = (

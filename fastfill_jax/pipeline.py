@@ -242,7 +242,7 @@ def versions() -> dict[str, str]:
     'python': platform.python_version(),
     'devices': parallel.describe(),
     'machine': f'{platform.machine()}, {os.cpu_count()} cores',
-    'command': shlex.join(sys.argv),
+    'command': shlex.join(['python', '-m', 'fastfill_jax.main', *sys.argv[1:]]),
     **{name: _version(name) for name in packages},
   }
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from fastfill_jax import forecast
-from fastfill_jax.forecast import __main__ as main
+from fastfill_jax.backfill import __main__ as main
 from fastfill_jax.forecast import fitting, study
 from fastfill_jax.storage import arrays as sharded
 
@@ -85,7 +85,7 @@ def test_nothing_is_fitted_to_wrong_input(tmp_path, capsys, monkeypatch):
   assert 'old.npy: row 200 (id doc200) is not finite' in said
   flags = _files(tmp_path).values()
   assert main.main(['fit', *flags, work, '--methods=rige']) == 2
-  assert 'choose of identity, procrustes' in capsys.readouterr().err
+  assert "did you mean 'ridge'" in capsys.readouterr().err
 
 
 def test_samples_go_on(tmp_path, capsys):

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from fastfill_jax import choices
 from fastfill_jax.curve import inputs
 
 _FAR = np.iinfo(np.int32).max
@@ -187,7 +188,7 @@ def _parse(name: str) -> Callable[..., np.ndarray] | None:
     return None
   kind, _, depth = name.partition('@')
   try:
-    inputs.check_choice('metric', kind, (*_METRICS, 'mAP'))
+    choices.check('metric', kind, (*_METRICS, 'mAP'))
     number = float(depth) if kind == 'rbo' else int(depth)
   except ValueError as error:
     raise ValueError(f'{name!r} is not a metric: {error}') from None

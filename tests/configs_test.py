@@ -38,6 +38,8 @@ def test_side_information_is_trained_and_used(tmp_path):
   config = base.add_side(pipeline_runs.debug_config())
   config.stages = tuple(x for x in config.stages if x != 'report')
   _keep(config, config.main_alignment, 'l2+disc+u (FastFill) + side')
+  for name in ('new', 'side'):  # which compiles sooner
+    config.encoders[name].encoder = config.encoders.old.encoder
   plain, with_side = pipeline_runs.run(config, tmp_path)
   assert list(tmp_path.glob('embed/side/seed0-*/train/view0/side/00000.npy'))
   assert plain.alignment + ' + side' == with_side.alignment

@@ -253,9 +253,12 @@ def test_worker_starts_follows_and_stops(machine):
   assert (code, "unknown command 'begin'" in stderr) == (1, True)
 
 
-@pytest.mark.parametrize('failing', ['', 'launch/test.sh', 'launch/local.sh'])
+_PARTS = ('launch/test.sh', 'launch/local.sh', '.venv/bin/python')
+
+
+@pytest.mark.parametrize('failing', ['', *_PARTS])
 def test_ci_fails_if_any_part_fails(machine, failing):
-  for script in ('launch/test.sh', 'launch/local.sh', '.venv/bin/ruff'):
+  for script in (*_PARTS, '.venv/bin/ruff'):
     path = machine.root / script
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(

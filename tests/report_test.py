@@ -38,6 +38,7 @@ def written(tmp_path_factory):
 IMAGES = ('.png', '.svg')
 FILES = {
   *('report.md', 'ablation.tex', 'summary.csv', 'curves.csv', 'groups.csv'),
+  'references.csv',
   *('config.json', 'versions.json'),
   *(
     f'{name}.{kind}'

@@ -83,9 +83,13 @@ def test_learns_and_logs_the_mean_of_the_steps(tmp_path):
   assert log[14] < log[3] / 4
 
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  return _fit(tmp_path_factory.mktemp('whole'))
+
+
 @pytest.mark.parametrize('stop', [1, 4, 7, 13])
-def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, stop):
-  whole = _fit(tmp_path / 'whole')
+def test_a_stopped_run_ends_like_an_uninterrupted_one(whole, tmp_path, stop):
   with pytest.raises(parallel.Preempted, match=f'after step {stop}'):
     _fit(tmp_path / 'parts', preemption=_At(stop))
   resumed = _fit(tmp_path / 'parts')

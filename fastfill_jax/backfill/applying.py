@@ -32,7 +32,7 @@ def add_arguments(parser):
   parser.add_argument(
     '--aligner',
     metavar='DIR',
-    help='a fit of the command fit, as WORKDIR/fits/ridge/all, or MODULE:NAME, '
+    help='a fit of the command fit, as WORKDIR/fits/ridge/final, or MODULE:NAME, '
     'a function old -> (aligned, score): for what the plan does not know',
   )
   parser.add_argument(

@@ -11,33 +11,34 @@ from configs import base, digits
 _CONFIGS = sorted(
   path.stem
   for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('*.py')
-  # Without encoders: external_test.py.
+  # Without encoders: stages_external_test.py.
   if path.stem not in ('__init__', 'base', 'embeddings')
 )
 
 
-def _keep(config, *names):
-  for name in set(config.alignments) - set(names):
-    del config.alignments[name]
-
-
 @pytest.mark.parametrize('name', [x for x in _CONFIGS if x != 'digits'])
 def test_debug_form_runs(name, tmp_path):
+  """Up to the embeddings, from where on all are alike; one to its end."""
   config = pipeline_runs.debug_config(name)
-  _keep(config, config.main_alignment)
+  pipeline_runs.keep(config, config.main_alignment)
+  config.align.freeze_batch_norm = 1.0  # one program less
   biased = 'biased' in name
   if not biased:  # Its report has all parts there are.
-    config.stages = tuple(x for x in config.stages if x != 'report')
+    config.stages = ('encode', 'embed')
   results = pipeline_runs.run(config, tmp_path)
-  assert {one.alignment for one in results} == set(config.alignments)
-  assert bool(results[0].groups) == biased
-  assert (tmp_path / 'groups.png').exists() == biased
+  assert len(list(tmp_path.glob('embed/*/seed0-*/done'))) == 2
+  assert len(results) == biased
+  if biased:
+    assert results[0].groups
+    assert (tmp_path / 'groups.png').exists()
 
 
 def test_side_information_is_trained_and_used(tmp_path):
   config = base.add_side(pipeline_runs.debug_config())
+  config.align.freeze_batch_norm = 1.0
   config.stages = tuple(x for x in config.stages if x != 'report')
-  _keep(config, config.main_alignment, 'l2+disc+u (FastFill) + side')
+  names = config.main_alignment, f'{config.main_alignment} + side'
+  pipeline_runs.keep(config, *names)
   for name in ('new', 'side'):  # which compiles sooner
     config.encoders[name].encoder = config.encoders.old.encoder
   plain, with_side = pipeline_runs.run(config, tmp_path)
@@ -48,6 +49,7 @@ def test_side_information_is_trained_and_used(tmp_path):
 
 def test_a_second_update_is_reported(tmp_path):
   config = digits._shrink(digits.get_config('sequence'))
+  config.align.freeze_batch_norm = 1.0
   config.encoders.old.encoder.widths = (8,)
   for name in ('new', 'newer'):  # one program for all, and one for all maps
     config.encoders[name].encoder = config.encoders.old.encoder

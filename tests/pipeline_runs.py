@@ -22,7 +22,16 @@ class Kill(parallel.Preemption):
 
 
 def debug_config(name='digits'):
-  return importlib.import_module(f'configs.{name}').get_config('debug')
+  """Its debug form: of the rows one of each kind, fitted and trained."""
+  config = importlib.import_module(f'configs.{name}').get_config('debug')
+  keep(config, 'ridge', config.main_alignment)
+  return config
+
+
+def keep(config, *names):
+  """Drops all rows but these."""
+  for name in set(config.alignments) - set(names):
+    del config.alignments[name]
 
 
 def run(config, workdir, kill_at=-1):

@@ -62,7 +62,7 @@ def test_a_finished_run_is_not_done_again(finished, log):
   config = pipeline_runs.debug_config()
   config.stages = config.stages[:-1]  # but for the report
   _assert_same(pipeline_runs.run(config, workdir), results)
-  assert 'There already: 2 of encode, 3 of embed, 3 of align, ' in log.text
+  assert 'There already: 2 of encode, 3 of embed, 2 of align, ' in log.text
   assert ' steps, ' not in log.text
 
 
@@ -81,7 +81,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_numbers(
   config = pipeline_runs.debug_config()
   config.run.checkpoint_every = 2
   config.stages = ('encode', 'embed', 'align', 'evaluate')
-  del config.alignments['l2 (FCT)'], config.alignments['ridge']
+  del config.alignments['ridge']
   for kill_at in (7, 6):  # Of the new encoder's and the alignment's 6 steps.
     with pytest.raises(KeyboardInterrupt):
       pipeline_runs.run(config, tmp_path, kill_at)
@@ -96,7 +96,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_numbers(
 def test_served_are_the_orders_that_the_main_row_has(finished):
   workdir, _ = finished
   config = pipeline_runs.debug_config()
-  config.main_alignment = 'l2 (FCT)'
+  config.main_alignment = 'ridge'
   config.serve.policies = ('random', 'sigma')
   config.serve.index = 'exact'
   config.stages = ('evaluate', 'serve')

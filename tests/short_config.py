@@ -5,6 +5,7 @@ from configs import digits
 
 def get_config():
   c = digits.get_config('debug')
+  c.embed.views = 1
   c.encoders.new.encoder = c.encoders.old.encoder  # which compiles sooner
   for name in set(c.alignments) - {c.main_alignment}:
     del c.alignments[name]

@@ -22,6 +22,8 @@ import stores_server
 
 from fastfill_jax.backfill import journal, plan
 
+pytestmark = pytest.mark.slow  # They kill processes for seconds.
+
 N, BATCH, THREADS = 400, 20, 2
 IDS = np.arange(N) + 5
 POINTS = ('before_write', 'after_write')
@@ -158,7 +160,6 @@ def test_a_killed_server_loses_nothing(server, tmp_path):
   app._connection.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('kind, kills', [
   ('arrays', 10), ('postgres', 10), ('lance', 5),
 ])  # fmt: skip
@@ -167,7 +168,6 @@ def test_many_killed_workers(kind, kills, request, tmp_path):
   kill_workers(Run(app, tmp_path), kills, seed=1)
 
 
-@pytest.mark.slow
 def test_many_killed_servers(server, tmp_path):
   index = ('hnsw', 'vector_cosine_ops')
   app = stores_cases.Postgres(server.url, IDS, cases.old(IDS), index=index)

@@ -32,8 +32,8 @@ def add_arguments(parser):
   parser.add_argument(
     '--aligner',
     metavar='DIR',
-    help='a fit of the command fit, as WORKDIR/fits/ridge/final, or MODULE:NAME, '
-    'a function old -> (aligned, score): for what the plan does not know',
+    help='a fit, as WORKDIR/fits/ridge/final, or MODULE:NAME, a function '
+    'old -> (aligned, score): for what the plan does not know',
   )
   parser.add_argument(
     '--until', help="30%%, 5000, $50, 6h or 'quality 0.95'; else to the end"

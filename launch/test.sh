@@ -9,4 +9,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 set_up "test${EXTRAS:+,$EXTRAS}"
 cd "$ROOT"
-exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile "$@"
+exec "$VENV/bin/python" -m pytest -n 4 --dist loadfile "$@"

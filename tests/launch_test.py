@@ -89,12 +89,12 @@ def test_test_script_installs_its_extra(machine):
   _, _, _, calls = machine.run('launch/test.sh', '-k', 'a or b', EXTRAS='tpu')
   assert calls[-2:] == commands(
     f'python {INSTALL} {machine.root}[test,tpu]',
-    "python -m pytest -n 2 --dist loadfile -k 'a or b'",
+    "python -m pytest -n 4 --dist loadfile -k 'a or b'",
   )
   # The two scripts share the environment and do not undo each other.
   assert machine.run('launch/local.sh')[0] == 0
   calls = machine.run('launch/test.sh', EXTRAS='tpu')[3]
-  assert calls == commands('python -m pytest -n 2 --dist loadfile')
+  assert calls == commands('python -m pytest -n 4 --dist loadfile')
 
 
 def test_an_override_is_not_a_config(machine):

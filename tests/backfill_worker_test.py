@@ -152,7 +152,9 @@ def test_newcomers_are_aligned_and_join_the_order(app, planned):
     changed = ids == IDS[3]
     return np.where(changed[:, None], cases.new(ids, 1), cases.new(ids))
 
-  reason, _, _ = backfill(app, planned, function, aligner=cases.aligner)
+  reason, _, _ = backfill(
+    app, planned, function, aligner=cases.aligner, threads=1
+  )
   state = app.state()
   assert reason == 'complete'
   assert {s for s, _ in state.values()} == {cases.NEW}

@@ -101,6 +101,7 @@ def test_a_backfill_from_first_to_last(app, call, tmp_path):
   assert call(app, 'cleanup', '--yes', with_plan=False)[0] == 0
 
 
+@pytest.mark.slow
 def test_qdrant_in_a_folder(call, tmp_path):
   qdrant_client = pytest.importorskip('qdrant_client')
   folder = tmp_path / 'qdrant'

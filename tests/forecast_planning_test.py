@@ -63,6 +63,7 @@ def test_a_plan_is_the_gallery_aligned_and_in_order(distance, tmp_path):
   assert expected.items() <= said.items()
 
 
+@pytest.mark.slow
 def test_a_killed_plan_goes_on(tmp_path, monkeypatch):
   gallery, fitted = _gallery(50), _fitted('l2+u')
   planning.write(tmp_path / 'whole', gallery, fitted, 'sigma', 'l2')

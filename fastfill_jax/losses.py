@@ -157,7 +157,7 @@ def nt_xent(
   _check_matrices('embedding_a', embedding_a, 'embedding_b', embedding_b)
   if temperature <= 0:
     raise ValueError(f'temperature={temperature}; it must be positive.')
-  local = [_normalise(embedding_a), _normalise(embedding_b)]
+  local = [normalise(embedding_a), normalise(embedding_b)]
   everywhere, first = local, 0
   if axis_name is not None:
     everywhere = [
@@ -176,8 +176,9 @@ def nt_xent(
   return (losses[0] + losses[1]) / 2
 
 
-def _normalise(x):
-  square = jnp.sum(x**2, axis=1, keepdims=True)
+def normalise(x: jax.Array, axis: int = 1) -> jax.Array:
+  """Vectors along an axis at length 1; all zero, as after a ReLU, stays so."""
+  square = jnp.sum(x**2, axis=axis, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 

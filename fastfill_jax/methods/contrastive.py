@@ -16,7 +16,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fastfill_jax import parallel
+from fastfill_jax import losses, parallel
 
 
 def info_nce(
@@ -119,8 +119,8 @@ def class_contrast(
   one's items; of different widths, by the coordinates that both have.
   """
   width = min(anchor.shape[1], other.shape[1])
-  gallery, _ = parallel.everywhere(normalise(other[:, :width]))
-  similarity = normalise(anchor[:, :width]) @ gallery.T / temperature
+  gallery, _ = parallel.everywhere(losses.normalise(other[:, :width]))
+  similarity = losses.normalise(anchor[:, :width]) @ gallery.T / temperature
   return ranked(similarity, same(label), jnp.ones_like(similarity, bool))
 
 
@@ -170,12 +170,6 @@ def nearness(query: jax.Array, gallery: jax.Array, scale) -> jax.Array:
 def same(label: jax.Array) -> jax.Array:
   """Whether own rows and all devices' are of one class, [row, all rows]."""
   return label[:, None] == parallel.everywhere(label)[0][None]
-
-
-def normalise(x: jax.Array) -> jax.Array:
-  """[row, embedding] of length 1; all zero stays so."""
-  square = jnp.sum(x**2, axis=1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 def _own(query, gallery, first):

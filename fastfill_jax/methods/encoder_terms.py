@@ -67,7 +67,7 @@ def ract(
   the new ones of other classes: on old negatives alone, a new one may come
   before the right old one while the gallery is backfilled.
   """
-  new, old = map(contrastive.normalise, (embedding, teacher_embedding))
+  new, old = map(losses.normalise, (embedding, teacher_embedding))
   others = ~contrastive.same(label)
   candidates = [new @ parallel.everywhere(x)[0].T for x in (old, new)]
   similarity = jnp.concatenate(

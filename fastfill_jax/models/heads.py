@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fastfill_jax import choices
+from fastfill_jax import choices, losses
 
 
 class Linear(nn.Module):
@@ -66,7 +66,7 @@ class ArcFace(nn.Module):
       logits [batch, class].
     """
     kernel = _kernel(self, embedding, self.num_classes)
-    cosine = _normalise(embedding, 1) @ _normalise(kernel, 0)
+    cosine = losses.normalise(embedding, 1) @ losses.normalise(kernel, 0)
     if labels is None:
       return self.scale * cosine
     # Short of 1, where the sine has an infinite slope.
@@ -132,9 +132,3 @@ def _kernel(module, embedding, num_classes):
     nn.initializers.lecun_normal(),
     (embedding.shape[1], num_classes),
   )
-
-
-def _normalise(x, axis):
-  # A ReLU embedding can be all zero: its cosines, and their slopes, are 0.
-  square = jnp.sum(x**2, axis=axis, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))

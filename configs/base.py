@@ -316,8 +316,8 @@ def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
     model.num_epochs = 2
     model.warmup_epochs = 1
     model.optimizer.learning_rate = 0.01
-    if model.encoder.name.startswith('resnet'):
-      # A residual network would take longer to compile than to train.
+    if model.encoder.name.startswith(('resnet', 'shallow')):
+      # Deep networks would take longer to compile than to train.
       tiny = {'name': 'cnn', 'embedding_dim': 16, 'widths': (8, 8)}
       model.encoder = ConfigDict(tiny | {'dtype': model.encoder.dtype})
     transforms.append(model.transform)

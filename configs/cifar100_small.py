@@ -1,14 +1,15 @@
-"""CIFAR-100 for two CPU cores: narrow ResNet-18s, 50 -> 100 classes.
+"""CIFAR-100 for two CPU cores: shallow networks, 50 -> 100 classes.
 
 The paper's protocol (first half of the classes -> all, test split as gallery
-and queries) with encoders of a sixteenth of the work of a ResNet-18 and short
-training, so that all stages end in under an hour without an accelerator. Three
-seeds of the alignment share one pair of encoders.
+and queries) with encoders that learn as much as two cores can teach in an hour:
+shallow and wide, trained by Muon. Three seeds of the alignment share one pair
+of encoders.
 
   python -m fastfill_jax.main --config=configs/cifar100_small.py
 
-Time and numbers: see the README. They are not the paper's: the encoders are
-far smaller.
+`:open` keeps 20 classes for the gallery that nothing is trained on; `:shifted`
+takes the gallery's images from another source. Time and numbers: see the
+README. They are not the paper's: the encoders are far smaller.
 """
 
 from ml_collections import ConfigDict
@@ -32,15 +33,29 @@ def get_config(form: str = '') -> ConfigDict:
     {'name': 'simclr', 'size': 32, 'strength': 0.5, 'blur': 0.0}
   )
   for model in c.encoders.values():
-    model.encoder.name = 'resnet18'
-    model.encoder.stem = 'small'
-    model.encoder.width = 16
-    model.batch_size = 128
-    model.num_epochs = 8
-    model.warmup_epochs = 1
-    # An eighth of the recipe's batch, and about that of its learning rate.
-    model.optimizer.learning_rate = 0.1
-    model.optimizer.momentum = 0.9
+    model.encoder = ConfigDict(
+      {
+        'name': 'shallow',
+        'embedding_dim': 128,
+        'winograd': True,
+        'dtype': 'float32',
+      }
+    )
+    model.batch_size = 512
+    model.warmup_epochs = 2
+    # After two epochs Muon is at 35% validation accuracy, the recipe's SGD at
+    # half its rate at 25%.
+    model.optimizer = ConfigDict(
+      {
+        'name': 'muon',
+        'learning_rate': 0.02,
+        'momentum': 0.95,
+        'weight_decay': 0.01,
+      }
+    )
+  c.encoders.old.num_epochs = 8
+  c.encoders.new.num_epochs = 12
+  c.encoders.side.num_epochs = 8
   c.embed.views = 2
   c.run.embed_batch_size = 256
   c.align.hidden_dim = 512

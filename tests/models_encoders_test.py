@@ -8,7 +8,7 @@ import pytest
 
 from fastfill_jax import models
 
-SMALL = ('mlp', 'cnn')
+SMALL = ('shallow', 'mlp', 'cnn')
 
 
 @pytest.mark.parametrize(
@@ -183,6 +183,8 @@ def test_options_have_their_effect():
     ({'name': 'vit_s16', 'patch_size': 0}, 'patch_size=0'),
     ({'name': 'mlp', 'embedding_dim': None}, 'embedding_dim=None'),
     ({'name': 'mlp', 'widths': (4, 0)}, r'widths=\(4, 0\)'),
+    ({'name': 'shallow', 'widths': ()}, r'widths=\(\)'),
+    ({'name': 'shallow', 'embedding_dim': None}, 'embedding_dim=None'),
   ],
 )
 def test_a_bad_encoder_is_named(arguments, message):

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -41,6 +42,27 @@ def test_adam_with_decay_in_the_gradient():
     jnp.array([-2.0]), optimizer.init(params), params
   )
   np.testing.assert_allclose(updates, [0.1], rtol=1e-1)  # -2 + 0.5 * 2 < 0
+
+
+def test_muon_turns_a_convolution_as_a_matrix_and_scales_as_adam():
+  optimizer = optim.make_optimizer('muon', 0.1, num_steps=10**9, momentum=0.9)
+  generator = np.random.default_rng(0)
+  params = {'kernel': np.zeros((3, 3, 4, 8)), 'bias': np.zeros(8)}
+  gradient = jax.tree.map(lambda x: generator.normal(size=x.shape), params)
+  params, gradient = jax.tree.map(jnp.float32, (params, gradient))
+  updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+  # Adam's first step, of the length 0.1 or, looking ahead, a half more.
+  np.testing.assert_array_equal(
+    np.sign(updates['bias']), -np.sign(gradient['bias'])
+  )
+  assert np.all(np.abs(updates['bias']) < 0.16)
+  assert np.all(np.abs(updates['bias']) > 0.09)
+  got = np.linalg.svd(np.reshape(updates['kernel'], (36, 8)), compute_uv=False)
+  # Orthogonal columns would all be 0.1 x 0.2 sqrt(36) long; five steps of
+  # Newton and Schulz leave them within 0.7 to 1.2 of that.
+  assert np.all(got > 0.68 * 0.1 * 0.2 * 6)
+  assert np.all(got < 1.2 * 0.1 * 0.2 * 6)
+  assert np.sum(updates['kernel'] * gradient['kernel']) < 0
 
 
 @pytest.mark.parametrize(

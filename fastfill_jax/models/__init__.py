@@ -12,7 +12,7 @@ from typing import Any
 from flax import linen as nn
 
 from fastfill_jax import choices
-from fastfill_jax.models import resnet, small, vit
+from fastfill_jax.models import resnet, shallow, small, vit
 
 ENCODERS = {
   'resnet18': functools.partial(
@@ -30,6 +30,7 @@ ENCODERS = {
   'vit_s16': functools.partial(vit.ViT, width=384, depth=12, num_heads=6),
   'vit_b16': functools.partial(vit.ViT, width=768, depth=12, num_heads=12),
   'vit_l16': functools.partial(vit.ViT, width=1024, depth=24, num_heads=16),
+  'shallow': functools.partial(shallow.Shallow),
   'mlp': functools.partial(small.MLP),
   'cnn': functools.partial(small.CNN),
 }
@@ -54,7 +55,7 @@ def make_encoder(
       statistics and the embedding are float32 either way.
     axis_name: the device axis over which BatchNorm takes its statistics.
     **options: the encoder's own fields, such as `stem` and `width` (ResNet),
-      `patch_size` and `pool` (ViT), `widths` (mlp, cnn).
+      `patch_size` and `pool` (ViT), `widths` (shallow, mlp, cnn).
 
   Raises:
     ValueError: if the name, an option or the value of one is unknown.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 
 from fastfill_jax import choices, parallel
@@ -33,15 +34,18 @@ def make_optimizer(
   weight_decay: float = 0.0,
   momentum: float = 0.0,
 ) -> optax.GradientTransformation:
-  """SGD or Adam with the weight decay added to the gradient (L2).
+  """SGD or Adam with the weight decay added to the gradient (L2), or Muon.
 
   Args:
-    name: 'sgd' (heavy-ball momentum, no Nesterov) or 'adam'.
+    name: 'sgd' (heavy-ball momentum, no Nesterov), 'adam', or 'muon' (Jordan et
+      al. 2024): the momentum of every matrix and convolution, orthogonalised
+      and scaled to an update of Adam's size; decoupled weight decay; Adam for
+      scales and biases.
     learning_rate: The peak, reached after the warm-up.
     num_steps: Length of the schedule in steps.
     warmup_steps: Steps of linear warm-up.
     weight_decay: Factor of every parameter added to its gradient.
-    momentum: SGD's; Adam keeps 0.9 and 0.999.
+    momentum: SGD's and Muon's; Adam keeps 0.9 and 0.999.
 
   Raises:
     ValueError: If the name is unknown or a number is out of range.
@@ -55,12 +59,32 @@ def make_optimizer(
     'sgd': lambda: optax.trace(momentum),
     'adam': optax.scale_by_adam,
   }
-  choices.check('optimiser', name, inner)
+  choices.check('optimiser', name, (*inner, 'muon'))
   schedule = make_schedule(learning_rate, num_steps, warmup_steps)
+  if name == 'muon':
+    return optax.contrib.muon(
+      schedule,
+      beta=momentum,
+      weight_decay=weight_decay,
+      muon_weight_dimension_numbers=_matrices,
+      consistent_rms=0.2,
+    )
   return optax.chain(
     optax.add_decayed_weights(weight_decay),
     inner[name](),
     optax.scale_by_learning_rate(schedule),
+  )
+
+
+def _matrices(params):
+  """How Muon sees every parameter: [inputs, output], or None."""
+  return jax.tree.map(
+    lambda x: (
+      optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+      if x.ndim > 1
+      else None
+    ),
+    params,
   )
 
 

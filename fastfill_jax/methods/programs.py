@@ -82,6 +82,7 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
   return step
 
 
+@functools.cache  # All losses of a network begin alike.
 def make_init(network, optimizer, widths):
   @jax.jit
   def init(key):
@@ -105,10 +106,15 @@ def make_init(network, optimizer, widths):
   return init
 
 
+@functools.cache
+def _make_optimizer(recipe, num_steps):
+  return optim.from_recipe(json.loads(recipe), num_steps)
+
+
 @functools.cache  # All seeds, and all weights of the same terms, run these.
 def make_programs(network, head, error, options, recipe, num_steps, widths):
   """-> (init, step with BatchNorm running, and frozen)."""
-  optimizer = optim.from_recipe(json.loads(recipe), num_steps)
+  optimizer = _make_optimizer(recipe, num_steps)
   init = make_init(network, optimizer, widths)
   running, frozen = (
     parallel.pmap(

@@ -38,9 +38,9 @@ def make_optimizer(
 
   Args:
     name: 'sgd' (heavy-ball momentum, no Nesterov), 'adam', or 'muon' (Jordan et
-      al. 2024): the momentum of every matrix and convolution, orthogonalised
-      and scaled to an update of Adam's size; decoupled weight decay; Adam for
-      scales and biases.
+      al. 2024): the momentum of every convolution, orthogonalised and scaled
+      to an update of Adam's size, with decoupled weight decay; Adam at a tenth
+      of the rate for the classifier, scales and biases.
     learning_rate: The peak, reached after the warm-up.
     num_steps: Length of the schedule in steps.
     warmup_steps: Steps of linear warm-up.
@@ -66,8 +66,9 @@ def make_optimizer(
       schedule,
       beta=momentum,
       weight_decay=weight_decay,
-      muon_weight_dimension_numbers=_matrices,
+      muon_weight_dimension_numbers=_convolutions,
       consistent_rms=0.2,
+      adam_learning_rate=lambda step: 0.1 * schedule(step),
     )
   return optax.chain(
     optax.add_decayed_weights(weight_decay),
@@ -76,16 +77,10 @@ def make_optimizer(
   )
 
 
-def _matrices(params):
-  """How Muon sees every parameter: [inputs, output], or None."""
-  return jax.tree.map(
-    lambda x: (
-      optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
-      if x.ndim > 1
-      else None
-    ),
-    params,
-  )
+def _convolutions(params):
+  """How Muon sees every parameter: as a matrix [inputs, output], or not."""
+  dimensions = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+  return jax.tree.map(lambda x: dimensions if x.ndim == 4 else None, params)
 
 
 def num_steps(recipe: Mapping[str, Any], num_examples: int) -> int:

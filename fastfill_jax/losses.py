@@ -11,34 +11,13 @@ import jax.numpy as jnp
 
 
 def squared_error(aligned: jax.Array, new: jax.Array) -> jax.Array:
-  """(aligned - new)^2 of every coordinate.
-
-  Args:
-    aligned: [batch, embedding].
-    new: [batch, embedding].
-
-  Returns:
-    [batch, embedding].
+  """(aligned - new)^2 of every coordinate, [batch, embedding] all three.
 
   Raises:
     ValueError: if the shapes differ or are not [batch, embedding].
   """
   _check_matrices('aligned', aligned, 'new', new)
   return (aligned - new) ** 2
-
-
-def l2(aligned: jax.Array, new: jax.Array) -> jax.Array:
-  """Mean over the coordinates of (aligned - new)^2, of [batch, embedding].
-
-  FCT's loss. Nothing is normalised.
-
-  Returns:
-    [batch].
-
-  Raises:
-    ValueError: if the shapes differ or are not [batch, embedding].
-  """
-  return jnp.mean(squared_error(aligned, new), axis=1)
 
 
 def cross_entropy(
@@ -57,33 +36,34 @@ def cross_entropy(
   Raises:
     ValueError: if shapes or dtypes do not fit, or e is not in [0, 1].
   """
-  _check_labels(logits, labels)
+  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    raise ValueError(
+      'logits must be [batch, class] and labels [batch], got '
+      f'{logits.shape} and {labels.shape}.'
+    )
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f'labels must be integers, got {labels.dtype}.')
   if not 0 <= label_smoothing <= 1:
     raise ValueError(f'label_smoothing={label_smoothing}; not in [0, 1].')
   # A negative label would count from the last class.
   labels = jnp.where(labels < 0, logits.shape[1], labels)[:, None]
   surprise = -jax.nn.log_softmax(logits)
-  own = jnp.take_along_axis(surprise, labels, axis=1, mode='fill')
-  own = jnp.squeeze(own, axis=1)
+  own = jnp.take_along_axis(surprise, labels, axis=1, mode='fill')[:, 0]
   if label_smoothing == 0:  # a class ruled out, by a logit of -inf, may stay
     return own
-  return (1 - label_smoothing) * own + label_smoothing * jnp.mean(
-    surprise, axis=1
-  )
+  everywhere = jnp.mean(surprise, axis=1)
+  return (1 - label_smoothing) * own + label_smoothing * everywhere
 
 
 def nll(loss: jax.Array, log_variance: jax.Array) -> jax.Array:
   """Negative log-likelihood 1/2 exp(-s) loss + 1/2 s, less a constant.
 
   Its minimum over s is at s = log E[loss]: the log-variance s predicts the
-  loss. Gradients flow into both arguments.
-
-  Args:
-    loss: [batch], or [batch, embedding] where s is per coordinate.
-    log_variance: s, of the same shape.
+  loss. Both are [batch], or [batch, embedding] where s is per coordinate.
+  Gradients flow into both.
 
   Returns:
-    [batch]; the mean over the coordinates where s is per coordinate.
+    [batch]: the mean over coordinates where there are any.
 
   Raises:
     ValueError: if the shapes differ.
@@ -93,8 +73,7 @@ def nll(loss: jax.Array, log_variance: jax.Array) -> jax.Array:
       'loss and log_variance must both be [batch] or [batch, embedding], got '
       f'{loss.shape} and {log_variance.shape}.'
     )
-  value = 0.5 * jnp.exp(-log_variance) * loss + 0.5 * log_variance
-  return value if value.ndim == 1 else jnp.mean(value, axis=1)
+  return per_example(0.5 * jnp.exp(-log_variance) * loss + 0.5 * log_variance)
 
 
 def per_example(value: jax.Array) -> jax.Array:
@@ -143,7 +122,7 @@ def nt_xent(
 
   Args:
     embedding_a: one view of every image, [batch, embedding].
-    embedding_b: the other view, [batch, embedding].
+    embedding_b: the other view, likewise.
     temperature: divides the cosines.
     axis_name: the device axis whose batches are negatives too. The mean over
       devices of the gradients is then the gradient of the mean over all.
@@ -188,13 +167,3 @@ def _check_matrices(name_a, a, name_b, b):
       f'{name_a} and {name_b} must both be [batch, embedding], got {a.shape} '
       f'and {b.shape}.'
     )
-
-
-def _check_labels(logits, labels):
-  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-    raise ValueError(
-      'logits must be [batch, class] and labels [batch], got '
-      f'{logits.shape} and {labels.shape}.'
-    )
-  if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise ValueError(f'labels must be integers, got {labels.dtype}.')

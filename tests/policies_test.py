@@ -203,7 +203,6 @@ def test_nan_is_named_with_its_row(name, monkeypatch):
     ('sigma', {'log_variance': None}, 'reads log_variance; missing: log_va'),
     ('prototype', {'logits': None, 'class_weights': None}, 'logits, class_w'),
     ('sigma', {'log_variance': np.array([0, np.inf])}, 'finite in row 1'),
-    ('sigma', {'log_variance': np.zeros((2, 2, 2))}, 'rank 1 or 2'),
     ('distance', {'new': np.zeros((59, 4))}, 'different lengths'),
     ('distance', {'new': np.zeros((60, 3))}, 'different widths'),
     ('class_mean', {'labels': np.zeros(60)}, 'integers, got float64'),

@@ -1,9 +1,9 @@
 """Runs the JAX counting over blocks of queries, split over the devices."""
 
 import collections
-import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,123 +18,17 @@ _BLOCK_CPU = 32
 _AHEAD = 2  # Blocks in flight, so that devices never wait for the host.
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """How a block of queries is counted.
+class Layout(NamedTuple):
+  """How a block of queries is counted."""
 
-  Attributes:
-    counter: `jax_counting.by_scatter` or `jax_counting.by_product`.
-    width: Positives of a query, padded to a power of two.
-    cutoffs: How many there are.
-    chunk: Cut-offs counted at a time.
-    block: Queries of one device at a time.
-    wide: True maps policies and queries side by side; None (on CPUs, where
-      batched scatters are slow) one after the other.
-  """
-
-  counter: Callable
-  width: int
-  cutoffs: int
-  chunk: int
-  block: int
+  counter: Callable  # `jax_counting.by_scatter` or `by_product`.
+  width: int  # Positives of a query, padded to a power of two.
+  cutoffs: int  # How many there are.
+  chunk: int  # Cut-offs counted at a time.
+  block: int  # Queries of one device at a time.
+  # True maps policies and queries side by side; None (on CPUs, where batched
+  # scatters are slow) one after the other.
   wide: bool | None
-
-
-def make_layout(problem, positives: int, most: int, memory: int) -> Layout:
-  """Shares out the memory, in bytes, for at most `most` queries a device."""
-  wide = None if parallel.is_cpu() else True
-  counter = jax_counting.by_scatter
-  # float32 sums are exact up to 2^24.
-  if jax.default_backend() == 'tpu' and problem.gallery_size < 2**24:
-    counter = jax_counting.by_product
-  width = 1 << int(positives).bit_length()
-  # Bytes: a query's products as parts, joined and reordered; what counting it
-  # takes per item; and per cut-off (changes, counts, relevant, active,
-  # precision).
-  products = 24 * problem.gallery_size
-  query = 40 * problem.gallery_size
-  if counter is jax_counting.by_product:
-    query += 12 * width * problem.gallery_size
-  column = 48 * width * len(problem.buckets)
-  memory //= _AHEAD
-  if memory < products + query + column:
-    raise ValueError(
-      'memory_limit does not hold the scores of one query against '
-      f'{problem.gallery_size} items: give each device at least '
-      f'{2 * _AHEAD * (products + query + column)} bytes.'
-    )
-  chunk = min(problem.num_cutoffs, max(1, (memory - query) // 2 // column))
-  query += chunk * column
-  if wide:
-    block = min(memory // (products + query), _BLOCK)
-  else:
-    block = min((memory - query) // products, _BLOCK_CPU)
-  block = int(min(max(1, block), most))
-  return Layout(counter, width, problem.num_cutoffs, int(chunk), block, wide)
-
-
-@functools.lru_cache(maxsize=32)
-def _counter(layout: Layout) -> Callable:
-  """Returns the function for one block, the same for the same layout."""
-
-  def block(products, queries, constants):
-    *sources, scale, shift, buckets = constants
-    products = jnp.concatenate(products, axis=1)
-    if sources:
-      products = products[:, sources[0]]
-    return jax.lax.map(
-      lambda query: jax_counting.count_query(
-        *query, scale, shift, buckets, layout=layout
-      ),
-      (products, *queries),
-      batch_size=layout.wide and layout.block,
-    )
-
-  return parallel.pmap(block, in_axes=0, out_axes=0)
-
-
-@functools.cache
-def _product() -> Callable:
-  """Returns the function that multiplies queries with gallery rows."""
-  return parallel.pmap(
-    lambda query, part: jnp.dot(query, part.T, precision='highest'),
-    in_axes=0,
-    out_axes=0,
-  )
-
-
-@functools.cache
-def _copy() -> Callable:
-  """Returns the function that copies arrays to every local device."""
-  copy = parallel.pmap(lambda _, x: x, in_axes=(0, None), out_axes=0)
-  return functools.partial(copy, np.arange(parallel.local_device_count()))
-
-
-def _gallery(problem, memory):
-  """Returns the function from queries to dot products, and the memory left.
-
-  The gallery stays on the devices if it takes at most half of the memory, and
-  is read again in parts for every block of queries if not.
-  """
-  size, width = problem.gallery_size, 4 * problem.query.shape[1]
-  total = len(problem.states) * size * width
-  resident = total <= memory // 2
-  rows = size if resident else max(1, memory // 8 // width)
-
-  def parts():
-    for state in problem.states:
-      for start in range(0, size, rows):
-        yield _copy()(inputs.float32(state, slice(start, start + rows)))
-
-  if resident:
-    kept = list(parts())
-    return lambda query: [_product()(query, x) for x in kept], memory - total
-
-  def multiply(query):
-    # Waits, lest parts pile up that are not multiplied yet.
-    return [jax.block_until_ready(_product()(query, part)) for part in parts()]
-
-  return multiply, memory - memory // 4
 
 
 def run(problem, process, processes, memory_limit, add):
@@ -172,17 +66,111 @@ def run(problem, process, processes, memory_limit, add):
     start += processes * share
     # The last blocks are filled up with copies of the last query.
     filler = np.repeat(problem.queries[-1:], share - len(rows))
-    padded = np.append(rows, filler)
-    query, *lists = (
-      x.reshape(devices, layout.block, *x.shape[1:])
-      for x in _block_inputs(problem, padded, layout.width)
-    )
+    block = _block_inputs(problem, np.append(rows, filler), layout.width)
+    query, *lists = map(parallel.shard, block)
     out = _counter(layout)(multiply(query), lists, constants)
     pending.append((rows, out))
     if len(pending) == _AHEAD:
       add(*_fetch(problem, *pending.popleft()))
   for block in pending:
     add(*_fetch(problem, *block))
+
+
+def make_layout(problem, positives: int, most: int, memory: int) -> Layout:
+  """Shares out the memory, in bytes, for at most `most` queries a device."""
+  wide = None if parallel.is_cpu() else True
+  counter = jax_counting.by_scatter
+  # float32 sums are exact up to 2^24.
+  if jax.default_backend() == 'tpu' and problem.gallery_size < 2**24:
+    counter = jax_counting.by_product
+  width = 1 << int(positives).bit_length()
+  # Bytes: a query's products as parts, joined and reordered; what counting it
+  # takes per item; and per cut-off (changes, counts, relevant, active,
+  # precision).
+  products = 24 * problem.gallery_size
+  query = 40 * problem.gallery_size
+  if counter is jax_counting.by_product:
+    query += 12 * width * problem.gallery_size
+  column = 48 * width * len(problem.buckets)
+  memory //= _AHEAD
+  if memory < products + query + column:
+    raise ValueError(
+      'memory_limit does not hold the scores of one query against '
+      f'{problem.gallery_size} items: give each device at least '
+      f'{2 * _AHEAD * (products + query + column)} bytes.'
+    )
+  chunk = min(problem.num_cutoffs, max(1, (memory - query) // 2 // column))
+  query += chunk * column
+  if wide:
+    block = min(memory // (products + query), _BLOCK)
+  else:
+    block = min((memory - query) // products, _BLOCK_CPU)
+  block = int(min(max(1, block), most))
+  return Layout(counter, width, problem.num_cutoffs, int(chunk), block, wide)
+
+
+@functools.lru_cache(maxsize=32)
+def _counter(layout: Layout) -> Callable:
+  """The function for one block, the same for the same layout."""
+
+  def block(products, queries, constants):
+    *sources, scale, shift, buckets = constants
+    products = jnp.concatenate(products, axis=1)
+    if sources:
+      products = products[:, sources[0]]
+    return jax.lax.map(
+      lambda query: jax_counting.count_query(
+        *query, scale, shift, buckets, layout=layout
+      ),
+      (products, *queries),
+      batch_size=layout.wide and layout.block,
+    )
+
+  return parallel.pmap(block, in_axes=0, out_axes=0)
+
+
+@functools.cache
+def _product() -> Callable:
+  """The function that multiplies queries with gallery rows."""
+  return parallel.pmap(
+    lambda query, part: jnp.dot(query, part.T, precision='highest'),
+    in_axes=0,
+    out_axes=0,
+  )
+
+
+@functools.cache
+def _copy() -> Callable:
+  """The function that copies arrays to every local device."""
+  copy = parallel.pmap(lambda _, x: x, in_axes=(0, None), out_axes=0)
+  return functools.partial(copy, np.arange(parallel.local_device_count()))
+
+
+def _gallery(problem, memory):
+  """Returns the function from queries to dot products, and the memory left.
+
+  The gallery stays on the devices if it takes at most half of the memory, and
+  is read again in parts for every block of queries if not.
+  """
+  size, width = problem.gallery_size, 4 * problem.query.shape[1]
+  total = len(problem.states) * size * width
+  resident = total <= memory // 2
+  rows = size if resident else max(1, memory // 8 // width)
+
+  def parts():
+    for state in problem.states:
+      for start in range(0, size, rows):
+        yield _copy()(inputs.float32(state, slice(start, start + rows)))
+
+  if resident:
+    kept = list(parts())
+    return lambda query: [_product()(query, x) for x in kept], memory - total
+
+  def multiply(query):
+    # Waits, lest parts pile up that are not multiplied yet.
+    return [jax.block_until_ready(_product()(query, part)) for part in parts()]
+
+  return multiply, memory - memory // 4
 
 
 def _block_inputs(problem, rows, width):
@@ -195,18 +183,14 @@ def _block_inputs(problem, rows, width):
     members.append(np.setdiff1d(member, twin) if twin.size else member)
     twins.append(np.append(twin, twin + size))
   most = max(len(twin) for twin in twins)
+  # Rows are read in increasing order, repeated or not.
+  distinct, inverse = np.unique(rows, return_inverse=True)
   return (
-    _rows(problem.query, rows),
+    inputs.float32(problem.query, distinct)[inverse],
     _pad(members, width, 0),
     np.array([len(member) for member in members], np.int32),
     _pad(twins, 1 << most.bit_length(), 2 * size),
   )
-
-
-def _rows(array, rows):
-  """Reads rows in any order, repeated or not, in increasing order."""
-  rows, inverse = np.unique(rows, return_inverse=True)
-  return inputs.float32(array, rows)[inverse]
 
 
 def _pad(lists, width, value):
@@ -220,9 +204,8 @@ def _fetch(problem, rows, out):
   """Waits for a block; returns the arguments of `add`."""
   values = []
   for value in map(np.asarray, out):
-    _, _, chunks, policies, chunk = value.shape
     # [device, block, chunks, policy, chunk] -> [policy, cutoff, query]
-    value = value.reshape(-1, chunks, policies, chunk).transpose(2, 1, 3, 0)
-    value = value.reshape(policies, chunks * chunk, -1)
+    value = np.concatenate(value).transpose(2, 1, 3, 0)
+    value = value.reshape(len(value), -1, value.shape[-1])
     values.append(value[:, : problem.num_cutoffs, : len(rows)])
   return rows, *values

@@ -65,9 +65,8 @@ def _thresholds(scores):
 def _table(thresholds, cells):
   """Cuts the score range into cells.
 
-  Returns:
-    The lowest threshold, cells per unit of score, and the number of
-    thresholds below each cell.
+  Returns the lowest threshold, cells per unit of score, and the number of
+  thresholds below each cell.
   """
   size = thresholds.size
   low = thresholds[0]
@@ -89,18 +88,9 @@ def _table(thresholds, cells):
 def _count(aligned, new, thresholds, base, items, before, after):
   """Ranks every item among the thresholds in both states.
 
-  Args:
-    aligned: float32 scores [gallery].
-    new: float32 scores [gallery].
-    thresholds: Increasing float32 [threshold], and infinity after the last.
-    base: Zeros [threshold + 1]; filled with the number of items of each rank
-      in the aligned state.
-    items: Filled with the items whose rank changes when they are backfilled.
-    before: Filled with those items' ranks in the aligned state.
-    after: Filled with those items' ranks in the new state.
-
-  Returns:
-    How many items change their rank.
+  Counts the items of each aligned rank into `base` [threshold + 1]. Fills
+  `items` with those whose rank changes when they are backfilled, `before` and
+  `after` with their ranks, and returns how many they are.
   """
   cells = 1024
   while cells < 16 * thresholds.size and cells < 32768:

@@ -42,19 +42,9 @@ def markdown(
   stale: Mapping[str, Sequence[str]],
   sequence: Sequence[pd.DataFrame],
 ) -> str:
-  """The whole report.
+  """The whole report; the arguments are `report.write`'s.
 
-  Args:
-    results: All seeds and alignments.
-    title: Its heading.
-    published: As `tables.ablation` takes it.
-    main: The alignment drawn in detail.
-    figures: Names of the figures there are.
-    stale: By the name of a result of other code, the files that changed.
-    sequence: Of every seed, the table of the stage 'sequence'.
-
-  Returns:
-    Markdown.
+  `figures` are the names of those that there are.
   """
   table = summary.summarise(results)
   parts = [
@@ -201,14 +191,7 @@ def _checks(table: pd.DataFrame) -> str:
 
 
 def verdict(row) -> str:
-  """Whether an order beats random, in words.
-
-  Args:
-    row: Of `summary.summarise`.
-
-  Returns:
-    A sentence.
-  """
+  """Whether an order, a row of `summary.summarise`, beats random, in words."""
   if row.wins == row.n:
     claim = f'{row.policy} beats random in every seed'
   elif row.gain > 0:

@@ -4,34 +4,22 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from fastfill_jax.report import drawing, groups, result, summary
-
-if TYPE_CHECKING:
-  import matplotlib.figure
 
 _FRACTION = 'gallery backfilled (%)'
 _REFERENCES = ['old/old', 'new/new']
 
 
-def curves(
-  results: Sequence[result.Result], alignment: str
-) -> 'matplotlib.figure.Figure':
-  """A backfilling curve per policy, and below it the gain over random.
+def curves(results: Sequence[result.Result], alignment: str) -> Figure:
+  """An alignment's curve per policy, and below it the gain over random.
 
   Bands are one standard deviation over seeds, of the gain seed by seed; with
   one seed the standard error over queries, and none around the gain.
-
-  Args:
-    results: All seeds and alignments.
-    alignment: The one to draw.
-
-  Returns:
-    The figure, for a paper's column.
   """
   mine = [one for one in results if one.alignment == alignment]
   first = mine[0]
@@ -67,19 +55,9 @@ def curves(
   return figure
 
 
-def alignments(
-  results: Sequence[result.Result], most: int = 7
-) -> 'matplotlib.figure.Figure | None':
-  """Each alignment under its best comparable policy.
-
-  Args:
-    results: All seeds and alignments.
-    most: Alignments drawn at most; the best ones.
-
-  Returns:
-    The figure, for a paper's column; None if no policy is comparable.
-  """
-  best = summary.best_policies(summary.summarise(results)).head(most)
+def alignments(results: Sequence[result.Result]) -> Figure | None:
+  """The best alignments, each under its best comparable policy, if any is."""
+  best = summary.best_policies(summary.summarise(results)).head(7)
   if best.empty:
     return None
   with drawing.style():
@@ -89,12 +67,11 @@ def alignments(
     for i, row in enumerate(best.itertuples()):
       mine = [one for one in results if one.alignment == row.alignment]
       first = mine[0]
-      j = first.policies.index(row.policy)
       drawing.line(
         axes,
         100 * np.asarray(first.fractions),
         _stack(mine, row.policy),
-        100 * first.standard_error['mAP'][j],
+        100 * first.standard_error['mAP'][first.policies.index(row.policy)],
         f'{row.alignment}, {row.policy}  {100 * row.mAP:.1f}',
         color=colors[i % len(colors)],
       )
@@ -107,16 +84,11 @@ def alignments(
 
 def uncertainty(
   results: Sequence[result.Result], alignment: str
-) -> 'matplotlib.figure.Figure | None':
-  """Predicted uncertainty against true error, item by item.
+) -> Figure | None:
+  """Predicted uncertainty against true error, item by item, if it is predicted.
 
-  Args:
-    results: All seeds and alignments.
-    alignment: The one to draw, in its first seed. Ranks are correlated within
-      every seed, since seeds differ in scale.
-
-  Returns:
-    The figure, for a paper's column; None if the alignment predicts nothing.
+  In the alignment's first seed. Ranks are correlated within every seed, since
+  seeds differ in scale.
   """
   mine = [
     one
@@ -136,16 +108,8 @@ def uncertainty(
   with drawing.style():
     figure = drawing.figure(drawing.COLUMN, 2.5)
     axes = figure.subplots()
-    cells = axes.hexbin(
-      x,
-      y,
-      yscale='log',
-      bins='log',
-      gridsize=32,
-      mincnt=1,
-      cmap=drawing.blues(),
-      linewidths=0.1,
-    )
+    looks = {'gridsize': 32, 'cmap': drawing.blues(), 'linewidths': 0.1}
+    cells = axes.hexbin(x, y, yscale='log', bins='log', mincnt=1, **looks)
     cells.set_rasterized(True)
     axes.plot(
       [np.median(x[items]) for items in bins],
@@ -165,18 +129,13 @@ def uncertainty(
   return figure
 
 
-def training(
-  paths: Mapping[str, str | os.PathLike[str]],
-) -> 'matplotlib.figure.Figure | None':
-  """Loss against step of every run, one panel per group of runs.
+def training(paths: Mapping[str, str | os.PathLike[str]]) -> Figure | None:
+  """Loss against step of every run, one panel per group of runs, if any.
 
   Args:
     paths: Path of metrics.jsonl by name; 'group/run' puts runs of one group,
       such as its seeds, in one panel. Each metric whose name ends in 'loss'
       is a colour.
-
-  Returns:
-    The figure, for a paper's page; None if no file holds a loss.
   """
   panels: dict[str, list[pd.DataFrame]] = {}
   for name, path in paths.items():
@@ -215,16 +174,8 @@ def training(
 
 def subgroups(
   results: Sequence[result.Result], alignment: str
-) -> 'matplotlib.figure.Figure | None':
-  """Two subgroups' mAP, and their gap, as backfilling proceeds.
-
-  Args:
-    results: All seeds and alignments.
-    alignment: The one to draw.
-
-  Returns:
-    The figure, for a paper's page; None without subgroups.
-  """
+) -> Figure | None:
+  """Two subgroups' mAP, and their gap, as backfilling proceeds, if any."""
   names = groups.pair(results)
   if names is None:
     return None
@@ -256,14 +207,10 @@ def subgroups(
 
 
 def main_policies(table: pd.DataFrame) -> list[str]:
-  """The policies worth a line, of one alignment's.
+  """The policies worth a line, of one alignment's rows of `summary.summarise`.
 
-  Args:
-    table: From `summary.summarise`, of one alignment.
-
-  Returns:
-    Random, sigma, and the best one each of the other comparable policies, of
-    those that read labels and of the oracles; as ordered in the table.
+  Random, sigma, and the best one each of the other comparable policies, of
+  those that read labels and of the oracles; as ordered in the table.
   """
   always = (summary.RANDOM, summary.SIGMA)
   ranked = table.sort_values('mAP', ascending=False, kind='stable')
@@ -275,9 +222,7 @@ def main_policies(table: pd.DataFrame) -> list[str]:
 
 def _stack(results: Sequence[result.Result], policy: str) -> np.ndarray:
   """One policy's mAP in %, [seed, cutoff]."""
-  return 100 * np.stack(
-    [one.curves['mAP'][one.policies.index(policy)] for one in results]
-  )
+  return 100 * np.stack([one.curve(policy) for one in results])
 
 
 def _losses(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -35,9 +35,8 @@ _SIZES = {
 def flops(step: Callable, *args: Any) -> float:
   """FLOPs of one call on one device, counted by XLA before it optimises.
 
-  Args:
-    step: An unmapped step; it may average over `parallel.AXIS`.
-    *args: Arrays, or shapes in their place.
+  `step` is unmapped, and may average over `parallel.AXIS`; `args` are arrays,
+  or shapes in their place.
   """
   mapped = jax.vmap(step, in_axes=None, axis_name=parallel.AXIS, axis_size=1)
   return jax.jit(mapped).lower(*args).cost_analysis()['flops']
@@ -82,15 +81,11 @@ def _encoder_flops(recipe, data, classes) -> float:
   encoder = models.make_encoder(axis_name=parallel.AXIS, **recipe['encoder'])
   head = heads.make_head(classes, **recipe['head'])
   optimizer = optim.from_recipe(recipe, recipe['num_epochs'])
-  own = {
-    k: v for k, v in recipe['terms'].items() if k in ('classify', 'simclr')
-  }
+  own = {'classify', 'simclr'}
+  own = {k: v for k, v in recipe['terms'].items() if k in own}
+  normalise = dataset.normaliser(data)
   step = encode.make_step(
-    encoder,
-    head,
-    optimizer,
-    dataset.normaliser(data),
-    recipe | {'terms': own},
+    encoder, head, optimizer, normalise, recipe | {'terms': own}
   )
   batch = {
     'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
@@ -125,12 +120,12 @@ def _network_flops(method, widths, recipe, classes) -> float:
     if name != 'side' or method.side
   }
   inputs = tuple((name, x.shape[1:]) for name, x in batch.items())
-  init = programs.make_init(network, optimizer, inputs)
-  state = jax.eval_shape(init, jax.random.key(0))
+  key = jax.random.key(0)
+  state = jax.eval_shape(programs.make_init(network, optimizer, inputs), key)
   batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
   constants = {
     'weights': weights,
-    'key': jax.random.key_data(jax.random.key(0)),
+    'key': jax.random.key_data(key),
     'class_weights': jnp.zeros((widths['new'], classes)),
     'new_square': jnp.float32(1),
   }
@@ -146,13 +141,9 @@ def main(argv: list[str]):
     table.add_column(heading, justify='right')
   for name, steps, counted in trainings(config):
     hours = steps * counted / (tflops * 1e12) / 3600
-    table.add_row(
-      name,
-      f'{steps:,}',
-      f'{counted / 1e9:,.1f}',
-      f'{steps * counted / 1e15:,.2f}',
-      f'{hours:.2f}',
-    )
+    giga, peta = counted / 1e9, steps * counted / 1e15
+    cells = f'{steps:,}', f'{giga:,.1f}', f'{peta:,.2f}', f'{hours:.2f}'
+    table.add_row(name, *cells)
   rich.print(table)
 
 

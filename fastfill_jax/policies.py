@@ -49,22 +49,28 @@ def sigma(log_variance: np.ndarray) -> np.ndarray:
   training. The variances' own mean would be ruled by the one coordinate that
   is predicted worst.
   """
-  return _descending(_rows(_mean_of_row, log_variance=log_variance))
+  return _order(
+    lambda x: x if x.ndim == 1 else x.mean(axis=1), log_variance=log_variance
+  )
 
 
 def distance(aligned: np.ndarray, new: np.ndarray) -> np.ndarray:
   """Largest Euclidean alignment error first: an oracle."""
-  return _descending(_rows(_squared_distance, aligned=aligned, new=new))
+  if aligned.shape[1:] != new.shape[1:]:
+    raise ValueError(
+      f'Embeddings of different widths: {aligned.shape}, {new.shape}.'
+    )
+  return _order(_squared_distance, aligned=aligned, new=new)
 
 
 def class_mean(aligned: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """Farthest, by Euclidean distance, from the mean of its class first."""
-  return _from_class_mean(_squared_distance, aligned, _check_labels(labels))
+  return _from_class_mean(_squared_distance, aligned, labels)
 
 
 def class_mean_cosine(aligned: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """Farthest, by cosine, from the mean of its class first."""
-  return _from_class_mean(_cosine_distance, aligned, _check_labels(labels))
+  return _from_class_mean(_cosine_distance, aligned, labels)
 
 
 def class_mean_predicted(aligned: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -79,19 +85,18 @@ def prototype(
 
   By cosine: a classifier's weights have no length in common with embeddings.
   """
-  if logits.shape[1] != class_weights.shape[1]:
+  shape = aligned.shape[1], logits.shape[1]
+  if class_weights.shape != shape:
     raise ValueError(
-      f'logits {logits.shape} and class_weights {class_weights.shape} are of '
-      'different numbers of classes.'
+      f'class_weights must be [embedding, class] = {shape}, got '
+      f'{class_weights.shape}.'
     )
   _check_finite('class_weights', class_weights, 0)
   weights = np.asarray(class_weights, np.float64).T
-  return _descending(
-    _rows(
-      lambda embedding, label: _cosine_distance(embedding, weights[label]),
-      aligned=aligned,
-      predicted=_predicted(logits),
-    )
+  return _order(
+    lambda embedding, label: _cosine_distance(embedding, weights[label]),
+    aligned=aligned,
+    predicted=_predicted(logits),
   )
 
 
@@ -102,7 +107,7 @@ def entropy(logits: np.ndarray) -> np.ndarray:
     log_p = special.log_softmax(logits, axis=1)
     return -np.einsum('gc,gc->g', np.exp(log_p), log_p)
 
-  return _descending(_rows(score, logits=logits))
+  return _order(score, logits=logits)
 
 
 def neighbour_entropy(
@@ -137,7 +142,7 @@ def neighbour_entropy(
     rows = np.asarray(aligned[start : start + 1024])
     _check_finite('aligned', rows, start)
     scores.append(score(rows))
-  return _descending(np.concatenate(scores))
+  return np.argsort(-np.concatenate(scores), kind='stable')
 
 
 def sigma_entropy(log_variance: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -169,13 +174,13 @@ def margin(logits: np.ndarray) -> np.ndarray:
     largest = np.partition(_probabilities(logits), -2, axis=1)[:, -2:]
     return largest[:, 0] - largest[:, 1]
 
-  return _descending(_rows(score, logits=logits))
+  return _order(score, logits=logits)
 
 
 def least_confidence(logits: np.ndarray) -> np.ndarray:
   """Smallest probability of the predicted class first."""
-  return _descending(
-    _rows(lambda logits: -_probabilities(logits).max(axis=1), logits=logits)
+  return _order(
+    lambda logits: -_probabilities(logits).max(axis=1), logits=logits
   )
 
 
@@ -244,10 +249,6 @@ def make_orders(
   return orders, left_out
 
 
-def _descending(scores: np.ndarray) -> np.ndarray:
-  return np.argsort(-scores, kind='stable')
-
-
 def _blocks(**arrays: Any) -> Iterator[list[np.ndarray]]:
   """Yields blocks of rows as float64 (integers as they are), checked."""
   lengths = {name: len(x) for name, x in arrays.items()}
@@ -272,6 +273,11 @@ def _rows(function: Callable[..., np.ndarray], **arrays: Any) -> np.ndarray:
   return np.concatenate(scores) if scores else np.zeros(0)
 
 
+def _order(function: Callable[..., np.ndarray], **arrays: Any) -> np.ndarray:
+  """By a function's score of rows, the largest first."""
+  return np.argsort(-_rows(function, **arrays), kind='stable')
+
+
 def _check_finite(name, rows, start):
   finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
   if not finite.all():
@@ -283,7 +289,6 @@ def _check_finite(name, rows, start):
 def _check_labels(labels):
   if not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(f'labels must be integers, got {labels.dtype}.')
-  return labels
 
 
 def _predicted(logits):
@@ -291,6 +296,7 @@ def _predicted(logits):
 
 
 def _from_class_mean(far, aligned, labels):
+  _check_labels(labels)
   classes, index = np.unique(labels, return_inverse=True)
   sums = np.zeros((len(classes), aligned.shape[1]))
   for embedding, label in _blocks(aligned=aligned, labels=index):
@@ -299,12 +305,10 @@ def _from_class_mean(far, aligned, labels):
     present, first = np.unique(label[order], return_index=True)
     sums[present] += np.add.reduceat(embedding[order], first)
   means = sums / np.bincount(index, minlength=len(classes))[:, None]
-  return _descending(
-    _rows(
-      lambda embedding, label: far(embedding, means[label]),
-      aligned=aligned,
-      labels=index,
-    )
+  return _order(
+    lambda embedding, label: far(embedding, means[label]),
+    aligned=aligned,
+    labels=index,
   )
 
 
@@ -315,27 +319,16 @@ def _by_mean_rank(*orders):
   return np.argsort(positions, kind='stable')
 
 
-def _mean_of_row(x):
-  return x if x.ndim == 1 else x.mean(axis=1)
-
-
 def _squared_distance(a, b):
   """Squared: the order is the same, and small differences are kept."""
-  _check_widths(a, b)
   return np.einsum('ge,ge->g', a - b, a - b)
 
 
 def _cosine_distance(a, b):
   """1 - cosine; 1 where an embedding is all zero."""
-  _check_widths(a, b)
   square = np.einsum('ge,ge->g', a, a) * np.einsum('ge,ge->g', b, b)
   dot = np.einsum('ge,ge->g', a, b)
   return 1 - dot / np.sqrt(np.where(square > 0, square, 1))
-
-
-def _check_widths(a, b):
-  if a.shape != b.shape:
-    raise ValueError(f'Embeddings of different widths: {a.shape}, {b.shape}.')
 
 
 def _probabilities(logits):

@@ -207,8 +207,8 @@ def test_nan_is_named_with_its_row(name, monkeypatch):
     ('distance', {'new': np.zeros((60, 3))}, 'different widths'),
     ('class_mean', {'labels': np.zeros(60)}, 'integers, got float64'),
     ('class_mean', {'labels': np.zeros(59, int)}, 'different lengths'),
-    ('prototype', {'class_weights': np.zeros((4, 6))}, 'numbers of classes'),
-    ('prototype', {'class_weights': np.zeros((3, 5))}, 'different widths'),
+    ('prototype', {'class_weights': np.zeros((4, 6))}, r'= \(4, 5\)'),
+    ('prototype', {'class_weights': np.zeros((3, 5))}, r'= \(4, 5\)'),
     ('margin', {'logits': np.zeros((60, 1))}, 'two classes'),
   ],
 )

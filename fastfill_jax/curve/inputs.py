@@ -67,18 +67,9 @@ def prepare(
 ) -> Problem:
   """Checks the arguments of `curve.sweep` and indexes them.
 
-  Reads every embedding once, in slices.
-
-  Args:
-    query: These three as there.
-    aligned: [gallery, embedding].
-    new: [gallery, embedding].
-    labels: Of queries and of gallery.
-    orders: [policy, gallery].
-    cutoffs: Increasing [cutoff].
-    distance: 'l2' or 'cosine'.
-    ids: Of queries and of gallery; None both where nothing is left out.
-    relevant: Pairs of a query and an item, [2, pair], in place of labels.
+  Reads every embedding once, in slices. `labels` and `ids` are pairs, of the
+  queries and of the gallery; `relevant` lists pairs of a query and an item,
+  [2, pair], in place of labels.
 
   Raises:
     ValueError: If something does not fit, naming it.
@@ -104,14 +95,15 @@ def prepare(
   positives = np.diff(member_spans)[:, 0]
   twins, twin_spans = np.empty(0, np.int32), np.zeros((len(query), 2), int)
   if ids[0] is not None or ids[1] is not None:
-    twins, twin_spans = _spans(*_codes('ids', ids, sizes))
-    owner, twin = _expand(twins, twin_spans)
+    ids = _codes('ids', ids, sizes)
+    twins, twin_spans = _spans(*ids)
     if relevant is None:
-      alike = labels[0][owner] == labels[1][twin]
+      pairs = (x * sum(sizes) + y for x, y in zip(labels, ids, strict=True))
+      own = np.diff(_spans(*pairs)[1])[:, 0]
     else:
-      numbers = relevant[0].astype(np.int64) * sizes[1] + relevant[1]
-      alike = np.isin(owner * sizes[1] + twin, numbers)
-    positives = positives - np.bincount(owner[alike], minlength=len(query))
+      same = ids[0][relevant[0]] == ids[1][relevant[1]]
+      own = np.bincount(relevant[0][same], minlength=len(query))
+    positives = positives - own
   queries = np.argsort(-positives, kind='stable')
   queries = queries[: np.count_nonzero(positives)]
   if not queries.size:
@@ -144,10 +136,8 @@ def float32(array, rows) -> np.ndarray:
 
 def _array(array):
   """Keeps array-likes on disk; makes everything else a NumPy array."""
-  lazy = hasattr(array, 'shape') and hasattr(array, 'dtype')
-  return (
-    array if lazy and not isinstance(array, jax.Array) else np.asarray(array)
-  )
+  lazy = hasattr(array, 'dtype') and not isinstance(array, jax.Array)
+  return array if lazy else np.asarray(array)
 
 
 def _check_embeddings(query, aligned, new):
@@ -236,10 +226,9 @@ def _spans(query_codes, gallery_codes):
   """Sorts the gallery by code; returns it and where each query's code lies."""
   members = np.argsort(gallery_codes, kind='stable').astype(np.int32)
   codes = gallery_codes[members]
-  sides = [
-    np.searchsorted(codes, query_codes, side) for side in ('left', 'right')
-  ]
-  return members, np.stack(sides, axis=1)
+  first = np.searchsorted(codes, query_codes)
+  last = np.searchsorted(codes, query_codes, 'right')
+  return members, np.stack([first, last], axis=1)
 
 
 def _listed(relevant, sizes):
@@ -265,14 +254,6 @@ def _listed(relevant, sizes):
     )
   ends = np.searchsorted(query, np.arange(sizes[0] + 1))
   return item.astype(np.int32), np.stack([ends[:-1], ends[1:]], axis=1)
-
-
-def _expand(members, spans):
-  """Lists all pairs of a span's number and a member in it."""
-  sizes = spans[:, 1] - spans[:, 0]
-  owner = np.repeat(np.arange(len(spans)), sizes)
-  offset = np.arange(owner.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-  return owner, members[spans[owner, 0] + offset]
 
 
 def _positions(orders, size):

@@ -42,12 +42,7 @@ def run(problem, process, processes, memory_limit, add):
     processes: How many shares there are.
     memory_limit: Bytes of working memory: of each accelerator, or of all
       devices together on CPUs, which share theirs.
-    add: Function of queries [block], average precision and the number of
-      irrelevant items at least as close as the closest relevant one,
-      [policy, cutoff, block].
-
-  Raises:
-    ValueError: If the memory does not hold one query's scores.
+    add: Function as in `numba_sweep.run`.
   """
   devices = parallel.local_device_count()
   memory = memory_limit // devices if parallel.is_cpu() else memory_limit

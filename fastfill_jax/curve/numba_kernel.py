@@ -153,13 +153,11 @@ def _walk(base, changes, order, group, turns, precision, closest, ranks):
     begin = end
     while begin > 0 and group[order[begin - 1]] == threshold:
       begin -= 1
-      active = _active(order[begin], turns, cutoffs)
-      _increment(relevant[active])
+      _increment(relevant[_active(order[begin], turns, cutoffs)])
     for i in range(begin, end):
       active = _active(order[i], turns, cutoffs)
-      _record(
-        relevant[active], everyone[active], precision[active], closest[active]
-      )
+      here = relevant[active], everyone[active]
+      _record(*here, precision[active], closest[active])
       if ranks.size:
         ranks[order[i] % turns.size, active] = everyone[active]
     end = begin
@@ -254,9 +252,8 @@ def block(scores, columns, twins, members, buckets, table_size, out, all_ranks):
         turns = np.maximum(buckets[policy][positives] - start, 0)
         precision = np.zeros(stop - start)
         closest = np.full(stop - start, size, np.int32)
-        ranks = np.empty(
-          (positives.size if all_ranks.size else 0, stop - start), np.int32
-        )
+        ranked = positives.size if all_ranks.size else 0
+        ranks = np.empty((ranked, stop - start), np.int32)
         _walk(base, changes, order, group, turns, precision, closest, ranks)
         for i in range(len(ranks)):
           all_ranks[policy, places[i], start:stop] = ranks[i]

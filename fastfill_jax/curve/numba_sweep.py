@@ -26,9 +26,6 @@ def run(problem, process, processes, memory_limit, add, with_ranks=False):
       [policy, cutoff, block]; threads call it at once.
     with_ranks: Whether `add` also takes the ranks of the block's relevant
       items, [policy, member, cutoff] as in `numba_kernel.block`; 0 for twins.
-
-  Raises:
-    ValueError: If the memory does not hold one query's scores.
   """
   space = share_out(problem, memory_limit)
   queries = problem.queries[process::processes]

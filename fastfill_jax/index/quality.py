@@ -14,27 +14,18 @@ _RECALL_QUERIES = 1000  # Evenly spaced, on which recall@k is measured.
 def recall(index_ids, exact_ids) -> float:
   """Share of the true k nearest items that an index found: recall@k.
 
-  Args:
-    index_ids: What the index found, [query, k].
-    exact_ids: What an exact search found, [query, k]. Of items equally far at
-      the k-th place either search keeps any, so ties there count as misses.
+  Both are [query, k]. Of items equally far at the k-th place either search
+  keeps any, so ties there count as misses.
 
   Raises:
     ValueError: If the shapes differ or are empty.
   """
   index_ids, exact_ids = np.asarray(index_ids), np.asarray(exact_ids)
-  if index_ids.shape != exact_ids.shape or index_ids.ndim != 2:
-    raise ValueError(
-      f'Ids {index_ids.shape} and {exact_ids.shape} are not both [query, k].'
-    )
-  if not exact_ids.size:
-    raise ValueError(f'Ids {exact_ids.shape} are empty.')
-  both = np.stack([index_ids, exact_ids])
-  values, codes = np.unique(both, return_inverse=True)
-  # A pair of query and id is one number.
-  query = len(values) * np.arange(len(exact_ids))[:, None]
-  found, true = codes.reshape(both.shape) + query
-  return float(np.isin(true, found).mean())
+  shapes = index_ids.shape, exact_ids.shape
+  if shapes[0] != shapes[1] or index_ids.ndim != 2 or not index_ids.size:
+    raise ValueError(f'Ids {shapes[0]} and {shapes[1]} are not [query, k].')
+  found = exact_ids[:, :, None] == index_ids[:, None, :]
+  return float(found.any(axis=2).mean())
 
 
 def served_curve(
@@ -124,15 +115,10 @@ def served_curve(
 
 def _retrieve(index, query, ids, k):
   """The k nearest of each query, its own items left out."""
-  query_ids, gallery_ids = ids
-  extra = int(_count(query_ids, gallery_ids).max())
-  rows, distances = index.search(query, k + extra)
-  own = gallery_ids[rows] == query_ids[:, None]
+  found = index.search(query, k + int(_count(*ids).max()))
+  own = ids[1][found[0]] == ids[0][:, None]
   kept = np.argsort(own, axis=1, kind='stable')[:, :k]
-  return (
-    np.take_along_axis(rows, kept, axis=1),
-    np.take_along_axis(distances, kept, axis=1),
-  )
+  return tuple(np.take_along_axis(x, kept, axis=1) for x in found)
 
 
 def _rank_metrics(distances, relevant, num_relevant):
@@ -165,6 +151,5 @@ def _count(query, gallery):
 
 def _codes(query, gallery):
   """Labels or ids as integers from 0, equal where they are equal."""
-  both = np.concatenate([query, gallery])
-  _, codes = np.unique(both, return_inverse=True)
+  _, codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)
   return np.split(codes, [len(query)])

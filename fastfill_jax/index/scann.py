@@ -34,11 +34,8 @@ _UPSERT_BATCH = 1024
 def import_scann():
   """Imports ScaNN without TensorFlow, which it does not need.
 
-  ScaNN imports TensorFlow where it finds it, and fails on a version that it
-  was not built for; so there is none to be found for the duration.
-
-  Raises:
-    ImportError: If ScaNN is not installed; there are wheels for Linux only.
+  It imports TensorFlow where it finds it, and fails on a version that it was
+  not built for; so there is none to be found for the duration.
   """
   hidden = sys.modules.get('tensorflow')
   sys.modules['tensorflow'] = None

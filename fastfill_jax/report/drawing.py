@@ -59,9 +59,12 @@ def style() -> Iterator[None]:
     yield
 
 
-def figure(width: float, height: float) -> matplotlib.figure.Figure:
-  """An empty figure, sizes in inches."""
-  return matplotlib.figure.Figure(figsize=(width, height), layout='constrained')
+@contextlib.contextmanager
+def figure(width: float, height: float) -> Iterator[matplotlib.figure.Figure]:
+  """A new figure, sizes in inches, while it is drawn."""
+  size = width, height
+  with style():
+    yield matplotlib.figure.Figure(figsize=size, layout='constrained')
 
 
 def save(

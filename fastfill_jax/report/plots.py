@@ -27,19 +27,14 @@ def curves(results: Sequence[result.Result], alignment: str) -> Figure:
   table = summary.summarise(mine)
   areas = dict(zip(table.policy, 100 * table['mAP'], strict=True))
   shown = sorted(main_policies(table), key=areas.get, reverse=True)
-  base = _stack(mine, summary.RANDOM) if summary.RANDOM in shown else None
+  base = _stack(mine, summary.RANDOM)[0] if summary.RANDOM in shown else None
   rows = 1 + (base is not None and len(shown) > 1)
-  with drawing.style():
-    figure = drawing.figure(drawing.COLUMN, 1.3 * (1 + rows))
-    heights = (3, 2)[:rows]
-    axes = figure.subplots(
-      rows, sharex=True, squeeze=False, height_ratios=heights
-    )[:, 0]
+  with drawing.figure(drawing.COLUMN, 1.3 * (1 + rows)) as figure:
+    shape = {'squeeze': False, 'height_ratios': (3, 2)[:rows]}
+    axes = figure.subplots(rows, sharex=True, **shape)[:, 0]
     for policy in shown:
-      i = first.policies.index(policy)
       look = drawing.look(policy, first.reads[policy])
-      y = _stack(mine, policy)
-      error = 100 * first.standard_error['mAP'][i]
+      y, error = _stack(mine, policy)
       label = f'{policy}  {areas[policy]:.1f}'
       drawing.line(axes[0], x, y, error, label, **look)
       if rows > 1 and policy != summary.RANDOM:
@@ -60,21 +55,15 @@ def alignments(results: Sequence[result.Result]) -> Figure | None:
   best = summary.best_policies(summary.summarise(results)).head(7)
   if best.empty:
     return None
-  with drawing.style():
-    figure = drawing.figure(drawing.COLUMN, 2.6 + 0.13 * len(best))
+  with drawing.figure(drawing.COLUMN, 2.6 + 0.13 * len(best)) as figure:
     axes = figure.subplots()
     colors = (drawing.VERMILION, *drawing.CYCLE)
     for i, row in enumerate(best.itertuples()):
       mine = [one for one in results if one.alignment == row.alignment]
-      first = mine[0]
-      drawing.line(
-        axes,
-        100 * np.asarray(first.fractions),
-        _stack(mine, row.policy),
-        100 * first.standard_error['mAP'][first.policies.index(row.policy)],
-        f'{row.alignment}, {row.policy}  {100 * row.mAP:.1f}',
-        color=colors[i % len(colors)],
-      )
+      x = 100 * np.asarray(mine[0].fractions)
+      label = f'{row.alignment}, {row.policy}  {100 * row.mAP:.1f}'
+      color = colors[i % len(colors)]
+      drawing.line(axes, x, *_stack(mine, row.policy), label, color=color)
     drawing.reference_lines(axes, summary.levels(results, results[0].alignment))
     # Curves start anywhere on the left: no corner is free for certain.
     figure.legend(title='area', alignment='left', loc='outside lower center')
@@ -105,8 +94,7 @@ def uncertainty(
   y = np.asarray(mine[0].error, np.float64)
   y = np.maximum(y, y[y > 0].min(initial=1.0))  # an error of 0 has no logarithm
   bins = np.array_split(np.argsort(x, kind='stable'), min(10, x.size))
-  with drawing.style():
-    figure = drawing.figure(drawing.COLUMN, 2.5)
+  with drawing.figure(drawing.COLUMN, 2.5) as figure:
     axes = figure.subplots()
     looks = {'gridsize': 32, 'cmap': drawing.blues(), 'linewidths': 0.1}
     cells = axes.hexbin(x, y, yscale='log', bins='log', mincnt=1, **looks)
@@ -147,8 +135,7 @@ def training(paths: Mapping[str, str | os.PathLike[str]]) -> Figure | None:
   columns = min(3, len(panels))
   rows = -(-len(panels) // columns)
   width = drawing.COLUMN if columns == 1 else drawing.PAGE
-  with drawing.style():
-    figure = drawing.figure(width, 0.4 + 1.5 * rows)
+  with drawing.figure(width, 0.4 + 1.5 * rows) as figure:
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (group, runs) in zip(grid, panels.items(), strict=False):
       names = dict.fromkeys(name for run in runs for name in run.columns[1:])
@@ -183,8 +170,7 @@ def subgroups(
   first = mine[0]
   x = 100 * np.asarray(first.fractions)
   references = groups.references(results, names).loc[_REFERENCES]
-  with drawing.style():
-    figure = drawing.figure(drawing.PAGE, 2.4)
+  with drawing.figure(drawing.PAGE, 2.4) as figure:
     panels = figure.subplots(1, 3)
     panels[1].sharey(panels[0])
     for policy in main_policies(summary.summarise(mine)):
@@ -220,9 +206,13 @@ def main_policies(table: pd.DataFrame) -> list[str]:
   return [name for name in table.policy if name in {*always, *best}]
 
 
-def _stack(results: Sequence[result.Result], policy: str) -> np.ndarray:
-  """One policy's mAP in %, [seed, cutoff]."""
-  return 100 * np.stack([one.curve(policy) for one in results])
+def _stack(
+  results: Sequence[result.Result], policy: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """One policy's mAP, [seed, cutoff], and the first one's error, in %."""
+  i = results[0].policies.index(policy)
+  y = np.stack([one.curves['mAP'][i] for one in results])
+  return 100 * y, 100 * results[0].standard_error['mAP'][i]
 
 
 def _losses(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -92,10 +92,6 @@ class Result:
           f'{np.shape(x)}: {x}.'
         )
 
-  def curve(self, policy: str, metric: str = 'mAP') -> np.ndarray:
-    """One policy's scores [cutoff]."""
-    return self.curves[metric][self.policies.index(policy)]
-
   def save(self, directory: str | os.PathLike[str]) -> None:
     """Writes result.npz, then result.json, whose presence means 'finished'."""
     directory = pathlib.Path(directory)

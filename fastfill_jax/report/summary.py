@@ -121,16 +121,14 @@ def budgets(results: Sequence[result.Result], alignment: str) -> pd.DataFrame:
 
   Of one alignment, linear between the curve's points, as `mean_and_std`.
   """
-  rows = [
-    {'policy': policy}
-    | {
-      f'{share:.0%}': np.interp(share, one.fractions, one.curve(policy))
-      for share in BUDGETS
-    }
-    for one in results
-    if one.alignment == alignment
-    for policy in one.policies
-  ]
+  rows = []
+  for one in results:
+    if one.alignment == alignment:
+      for policy, y in zip(one.policies, one.curves['mAP'], strict=True):
+        values = np.interp(BUDGETS, one.fractions, y)
+        shares = (f'{share:.0%}' for share in BUDGETS)
+        row = dict(zip(shares, values, strict=True))
+        rows.append({'policy': policy} | row)
   return mean_and_std(pd.DataFrame(rows), ['policy'])
 
 

@@ -16,7 +16,7 @@ def squared_error(aligned: jax.Array, new: jax.Array) -> jax.Array:
   Raises:
     ValueError: if the shapes differ or are not [batch, embedding].
   """
-  _check_matrices('aligned', aligned, 'new', new)
+  _check_matrices(aligned, new)
   return (aligned - new) ** 2
 
 
@@ -86,26 +86,19 @@ def uncertain(
 ) -> jax.Array:
   """The sum L of errors, weighed by the uncertainty that predicts it.
 
-  L itself without log-variance; `nll(L, s)` with one per example. One per
-  coordinate weighs the errors that have coordinates, each coordinate by its
-  own; the others, such as a cross-entropy, are weighed by the mean, so that
-  equal log-variances give what one per example gives.
-
-  Args:
-    errors: Each [batch], or [batch, embedding] where it has coordinates.
-    log_variance: None, [batch] or [batch, embedding].
-
-  Returns:
-    [batch].
+  L [batch] itself without log-variance; `nll(L, s)` with one per example. One
+  per coordinate weighs the errors that have coordinates, [batch, embedding],
+  each coordinate by its own; the others, such as a cross-entropy, are weighed
+  by the mean, so that equal log-variances give what one per example gives.
   """
   if log_variance is None or log_variance.ndim == 1:
     total = sum(map(per_example, errors), jnp.float32(0))
     return total if log_variance is None else nll(total, log_variance)
   mean = jnp.mean(log_variance, axis=1)
-  by_coordinate = sum(
-    (x for x in errors if x.ndim > 1), jnp.zeros_like(log_variance)
-  )
-  others = sum((x for x in errors if x.ndim == 1), jnp.zeros_like(mean))
+  fine = (x for x in errors if x.ndim > 1)
+  coarse = (x for x in errors if x.ndim == 1)
+  by_coordinate = sum(fine, jnp.zeros_like(log_variance))
+  others = sum(coarse, jnp.zeros_like(mean))
   return nll(by_coordinate, log_variance) + 0.5 * jnp.exp(-mean) * others
 
 
@@ -133,7 +126,7 @@ def nt_xent(
   Raises:
     ValueError: if the shapes differ or temperature is not positive.
   """
-  _check_matrices('embedding_a', embedding_a, 'embedding_b', embedding_b)
+  _check_matrices(embedding_a, embedding_b)
   if temperature <= 0:
     raise ValueError(f'temperature={temperature}; it must be positive.')
   local = [normalise(embedding_a), normalise(embedding_b)]
@@ -148,9 +141,7 @@ def nt_xent(
   losses = []
   for this, other in ((0, 1), (1, 0)):
     negatives = jnp.where(itself, -jnp.inf, local[this] @ everywhere[this].T)
-    similarity = jnp.concatenate(
-      [local[this] @ everywhere[other].T, negatives], axis=1
-    )
+    similarity = jnp.hstack([local[this] @ everywhere[other].T, negatives])
     losses.append(cross_entropy(similarity / temperature, own[:, 0]))
   return (losses[0] + losses[1]) / 2
 
@@ -161,9 +152,8 @@ def normalise(x: jax.Array, axis: int = 1) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
-def _check_matrices(name_a, a, name_b, b):
+def _check_matrices(a, b):
   if a.ndim != 2 or a.shape != b.shape:
     raise ValueError(
-      f'{name_a} and {name_b} must both be [batch, embedding], got {a.shape} '
-      f'and {b.shape}.'
+      f'Both must be [batch, embedding], got {a.shape} and {b.shape}.'
     )

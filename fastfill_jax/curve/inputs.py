@@ -149,14 +149,11 @@ def _check_embeddings(query, aligned, new):
     # NumPy does not count bfloat16 as a float; ml_dtypes has it as kind V.
     if array.dtype.kind not in 'fiu' and 'float' not in array.dtype.name:
       raise ValueError(f'{name} must hold real numbers, got {array.dtype}.')
-  if tuple(aligned.shape) != tuple(new.shape):
+  shapes = tuple(aligned.shape), tuple(new.shape)
+  if shapes[0] != shapes[1] or query.shape[1] != shapes[1][1]:
     raise ValueError(
-      'aligned and new must share the shape [gallery, embedding], got '
-      f'{aligned.shape} and {new.shape}.'
-    )
-  if query.shape[1] != new.shape[1]:
-    raise ValueError(
-      f'query has {query.shape[1]} coordinates, the gallery {new.shape[1]}.'
+      'aligned and new must share the shape [gallery, embedding], query its '
+      f'width; got {shapes[0]}, {shapes[1]} and {tuple(query.shape)}.'
     )
 
 

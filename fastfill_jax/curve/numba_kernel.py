@@ -217,13 +217,11 @@ def block(scores, columns, twins, members, buckets, table_size, out, all_ranks):
   average_precision, closer = out
   policies, cutoffs, queries = closer.shape
   size = buckets.shape[1]
-  items = np.empty(size + 1, np.int32)
-  before = np.empty(size + 1, np.int32)
-  after = np.empty(size + 1, np.int32)
+  items, before, after = np.empty((3, size + 1), np.int32)
   table = np.empty(table_size, np.int32)
+  copies, sources, scale, shift = columns
   begin = 0
   for query in range(queries):
-    copies, sources, scale, shift = columns
     twin = twins[0][twins[1][query, 0] : twins[1][query, 1]]
     _score(scores[query], copies, sources, scale, shift, twin)
     aligned, new = scores[query, :size], scores[query, size:]

@@ -1,11 +1,9 @@
 """Metrics of listed relevant items, through the one-pass sweep.
 
-Where labels say what is relevant, `curve.sweep` is enough. Judgements come as
-pairs of a query and an item with a grade, and without either a query's nearest
-items in the new space can stand in for them. Both are a list of items a query,
-and all that their metrics read are the ranks of these items at each cut-off: a
-rank is the number of items at least as close, itself included, so that ties
-count against the order.
+Judgements are pairs of a query and an item with a grade; without any a query's
+nearest items in the new space can stand in for them. All that the metrics read
+are the ranks of these items at each cut-off: a rank is the number of items at
+least as close, itself included, so that ties count against the order.
 
   metric      of a query                                       grades
   mAP         mean over its items of (items as high) / rank    any
@@ -71,7 +69,7 @@ def sweep(
   """
   from fastfill_jax.curve import numba_sweep
 
-  functions = {name: _parse(name) for name in metrics}
+  functions = {name: _parse(name) for name in metrics if name != 'mAP'}
   relevant, grades = np.asarray(relevant), np.asarray(grades, np.float64)
   if grades.shape != relevant.shape[1:] or (grades <= 0).any():
     raise ValueError(
@@ -99,12 +97,11 @@ def sweep(
     spans = problem.member_spans[rows]
     members = np.concatenate([np.arange(*span) for span in spans])
     starts = np.cumsum(np.r_[0, np.diff(spans)[:-1, 0]])
+    if 'mAP' in values:
+      values['mAP'][..., rows] = precision
     for name, function in functions.items():
-      if function is None:
-        values[name][..., rows] = precision
-      else:
-        of_query = function(ranks, grades[members], starts)
-        values[name][..., rows] = np.swapaxes(of_query, 1, 2)
+      of_query = function(ranks, grades[members], starts)
+      values[name][..., rows] = np.swapaxes(of_query, 1, 2)
 
   numba_sweep.run(problem, 0, 1, memory_limit, add, with_ranks=True)
   return values
@@ -162,19 +159,11 @@ def _real(ranks):
   return np.where(ranks > 0, ranks, _FAR), ranks[0, :, 0] == 0
 
 
-_METRICS: dict[str, Callable[..., np.ndarray]] = {
-  'ndcg': _ndcg,
-  'mrr': _mrr,
-  'recall': _recall,
-  'overlap': _overlap,
-  'rbo': _rbo,
-}
+_METRICS = {f.__name__[1:]: f for f in (_ndcg, _mrr, _recall, _overlap, _rbo)}
 
 
-def _parse(name: str) -> Callable[..., np.ndarray] | None:
-  """The function of a metric's name; None for 'mAP', which the sweep has."""
-  if name == 'mAP':
-    return None
+def _parse(name: str) -> Callable[..., np.ndarray]:
+  """The function of a metric's name, but for 'mAP', which the sweep has."""
   kind, _, depth = name.partition('@')
   try:
     choices.check('metric', kind, (*_METRICS, 'mAP'))

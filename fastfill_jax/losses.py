@@ -59,11 +59,8 @@ def nll(loss: jax.Array, log_variance: jax.Array) -> jax.Array:
   """Negative log-likelihood 1/2 exp(-s) loss + 1/2 s, less a constant.
 
   Its minimum over s is at s = log E[loss]: the log-variance s predicts the
-  loss. Both are [batch], or [batch, embedding] where s is per coordinate.
-  Gradients flow into both.
-
-  Returns:
-    [batch]: the mean over coordinates where there are any.
+  loss. Both are [batch], or [batch, embedding] where s is per coordinate; the
+  result is [batch], a mean over coordinates. Gradients flow into both.
 
   Raises:
     ValueError: if the shapes differ.

@@ -213,18 +213,14 @@ def _lacks(name: str, available: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def make_order(name: str, **available: Any) -> np.ndarray:
-  """Runs a policy on what it reads of the available arrays.
-
-  Args:
-    name: a key of `POLICIES`.
-    **available: arrays by the names above; None is as good as left out.
+  """Runs a policy, by name, on what it reads of the arrays by the names above.
 
   Returns:
     order, int [gallery].
 
   Raises:
-    ValueError: if the policy is unknown, or an array it reads is missing, not
-      finite, or does not fit the others.
+    ValueError: if the policy is unknown, or an array it reads is missing (or
+      None), not finite, or does not fit the others.
   """
   missing = _lacks(name, available)
   policy = POLICIES[name]

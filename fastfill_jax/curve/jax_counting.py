@@ -99,9 +99,9 @@ def count_query(
     positives: Relevant items, padded to 2^k > count, int32 [positive].
     count: How many of them are real.
     twins: Columns to leave out, padded with 2 * gallery, int32 [twin].
-    scale: float32 [2 * gallery].
-    shift: float32 [2 * gallery].
-    buckets: First cut-off at which an item is new, int32 [policy, gallery].
+    scale: These three as in `inputs.Problem`.
+    shift: [2 * gallery].
+    buckets: [policy, gallery].
     layout: A `jax_sweep.Layout`.
 
   Returns:

@@ -46,19 +46,9 @@ def sweep(
 ) -> dict[str, np.ndarray]:
   """Exact metrics of every order at every cut-off, compiled for CPUs.
 
-  Args:
-    query: New embeddings of the queries [query, embedding].
-    aligned: Of the gallery [gallery, embedding]; like `curve.sweep`'s.
-    new: Of the gallery [gallery, embedding].
-    relevant: Pairs of a query and an item, int [2, pair].
-    grades: Of every pair, positive [pair].
-    orders: First to be backfilled first, int [policy, gallery].
-    cutoffs: Increasing numbers of backfilled items, int [cutoff].
-    metrics: Names as in the module's table.
-    distance: 'l2' or 'cosine'.
-    query_ids: Integers or strings [query].
-    gallery_ids: Items with a query's id are left out of its ranking.
-    memory_limit: Bytes of working memory.
+  In place of the labels of `curve.sweep` it takes `relevant`, pairs of a query
+  and an item, int [2, pair], and their `grades`, positive [pair]. The cut-offs
+  have to increase; `metrics` are names as in the module's table.
 
   Returns:
     {metric: float32 [policy, cutoff, query]}, NaN for queries without a

@@ -57,15 +57,14 @@ def served_curve(
   Args:
     index: Any index; what it holds is replaced.
     query: New embeddings [query, embedding].
-    aligned: Aligned old embeddings [gallery, embedding].
-    new: New embeddings [gallery, embedding]; an array-like that integer arrays
-      index is read as it is upserted.
+    aligned: [gallery, embedding].
+    new: [gallery, embedding]; read as it is upserted.
     query_labels: [query].
     gallery_labels: [gallery].
     order: Permutation [gallery], first to be backfilled first.
-    cutoffs: Ascending numbers of backfilled items [cutoff], in 0..gallery.
+    cutoffs: Ascending, in 0..gallery [cutoff].
     query_ids: [query]; gallery items with the query's id are left out.
-    gallery_ids: [gallery], not necessarily unique.
+    gallery_ids: [gallery].
     k: How many items are retrieved, at least 5.
 
   Returns:

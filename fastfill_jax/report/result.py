@@ -16,8 +16,15 @@ METRICS = ('mAP', 'cmc@1', 'cmc@5')
 # reads one of them is no rival of those that read none.
 MARKS = {'new': '†', 'labels': '‡', 'query': '§'}
 
+Curves = Mapping[str, np.ndarray]  # By metric.
+References = Mapping[str, Mapping[str, float]]  # By pair and metric.
+
 _ARRAYS = ('fractions', 'negative_flips', 'uncertainty', 'error')
 _BY_METRIC = ('curves', 'standard_error', 'area_standard_error')
+
+
+def _empty():
+  return dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,24 +64,18 @@ class Result:
   fractions: np.ndarray
   policies: tuple[str, ...]
   reads: Mapping[str, tuple[str, ...]]
-  curves: Mapping[str, np.ndarray]
-  standard_error: Mapping[str, np.ndarray]
-  area_standard_error: Mapping[str, np.ndarray]
-  references: Mapping[str, Mapping[str, float]]
+  curves: Curves
+  standard_error: Curves
+  area_standard_error: Curves
+  references: References
   negative_flips: np.ndarray
   uncertainty: np.ndarray | None
   error: np.ndarray
   update: tuple[str, str] = ('old', 'new')
   needs: tuple[str, ...] = ()
-  left_out: Mapping[str, tuple[str, ...]] = dataclasses.field(
-    default_factory=dict
-  )
-  groups: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(
-    default_factory=dict
-  )
-  group_references: Mapping[str, Mapping[str, Mapping[str, float]]] = (
-    dataclasses.field(default_factory=dict)
-  )
+  left_out: Mapping[str, tuple[str, ...]] = _empty()
+  groups: Mapping[str, Curves] = _empty()
+  group_references: Mapping[str, References] = _empty()
 
   def __post_init__(self):
     shape = len(self.policies), len(self.fractions)

@@ -51,21 +51,13 @@ _LATEX = str.maketrans(
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Text in rows and columns.
-
-  Attributes:
-    header: The columns' headings.
-    left: How many of the first columns hold words, not numbers.
-    rows: Each row's cells.
-    bold: Row and column of the cells that are best.
-    starts: Rows which begin a new alignment.
-  """
+  """Text in rows and columns."""
 
   header: tuple[str, ...]
-  left: int
+  left: int  # So many of the first columns hold words, not numbers.
   rows: list[tuple[str, ...]]
-  bold: frozenset[tuple[int, int]] = frozenset()
-  starts: frozenset[int] = frozenset()
+  bold: frozenset[tuple[int, int]] = frozenset()  # Rows and columns.
+  starts: frozenset[int] = frozenset()  # Rows which begin a new alignment.
 
 
 def ablation(

@@ -6,7 +6,6 @@ Every step is traced, not compiled, and XLA counts its FLOPs. Hours follow from
 --tflops, what all devices together really do a second: peak times utilisation.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -132,9 +131,8 @@ def _network_flops(method, widths, recipe, classes) -> float:
   return flops(step, state, batch, constants)
 
 
-def main(argv: list[str]):
+def main(_):
   """Prints a table."""
-  del argv
   config, tflops = _CONFIG.value, _TFLOPS.value
   table = rich.table.Table(title=f'{config.name}, one seed')
   for heading in ('training', 'steps', 'GFLOP a step', 'PFLOP', 'hours'):
@@ -151,4 +149,4 @@ if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config', None, 'As for main.')
   _TFLOPS = flags.DEFINE_float('tflops', 1.0, 'Of all devices together.')
   flags.mark_flag_as_required('config')
-  app.run(lambda argv: sys.exit(main(argv)))
+  app.run(main)

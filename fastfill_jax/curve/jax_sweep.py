@@ -36,13 +36,8 @@ def run(problem, process, processes, memory_limit, add):
 
   Every process runs the same programs equally often, as its devices need.
 
-  Args:
-    problem: An `inputs.Problem`.
-    process: Which share of the queries, from 0.
-    processes: How many shares there are.
-    memory_limit: Bytes of working memory: of each accelerator, or of all
-      devices together on CPUs, which share theirs.
-    add: Function as in `numba_sweep.run`.
+  Arguments are those of `numba_sweep.run`; `memory_limit` is of each
+  accelerator, or of all devices together on CPUs, which share theirs.
   """
   devices = parallel.local_device_count()
   memory = memory_limit // devices if parallel.is_cpu() else memory_limit

@@ -177,14 +177,8 @@ def neighbours(
 ) -> np.ndarray:
   """The nearest items of each query, nearest first, int [query, depth].
 
-  Args:
-    query: [query, embedding].
-    gallery: [gallery, embedding].
-    depth: How many.
-    distance: 'l2' or 'cosine'.
-    query_ids: Integers [query].
-    gallery_ids: Items with a query's id are no neighbours of it.
-    block: Scores held at a time.
+  Items with a query's id, an integer, are no neighbours of it. `block` scores
+  are held at a time.
 
   Raises:
     ValueError: If the gallery holds fewer items than that.

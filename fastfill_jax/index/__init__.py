@@ -21,12 +21,9 @@ NAMES = ('auto', 'exact', 'scann')
 
 
 def make_index(name: str = 'auto', distance: str = 'l2', **options) -> Index:
-  """Makes an empty index.
+  """Makes an empty index; 'auto' is ScaNN where it is installed, else exact.
 
-  Args:
-    name: 'exact', 'scann', or 'auto': ScaNN where it is installed.
-    distance: 'l2' or 'cosine'.
-    **options: ScannIndex's; an exact search has no use for them.
+  Options are ScannIndex's; an exact search has no use for them.
 
   Raises:
     ImportError: If ScaNN is asked for by name and not installed.

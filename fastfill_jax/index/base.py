@@ -97,12 +97,7 @@ class Index(abc.ABC):
     return len(self._row_of)
 
   def build(self, embeddings, ids=None):
-    """Fills the index anew.
-
-    Args:
-      embeddings: [gallery, embedding], finite, at least one.
-      ids: [gallery] integers or strings, unique; None numbers them from 0.
-    """
+    """Fills the index anew; without ids items are numbered from 0."""
     embeddings = prepare('embeddings', embeddings, self.distance)
     if not embeddings.size:
       raise ValueError(f'Embeddings {embeddings.shape} are empty.')

@@ -55,11 +55,7 @@ def gap(one: result.Result, names: tuple[str, str]) -> np.ndarray:
 def summarise(
   results: Sequence[result.Result], names: tuple[str, str]
 ) -> pd.DataFrame:
-  """Both subgroups' areas and their gap, over seeds.
-
-  Args:
-    results: As in `summary`.
-    names: From `pair`.
+  """Both subgroups' areas and their gap, over seeds; `names` are of `pair`.
 
   Returns:
     A row per alignment and policy with `summary.mean_and_std` of `least` and

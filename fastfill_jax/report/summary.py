@@ -180,11 +180,7 @@ def mean_and_std(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def best_policies(table: pd.DataFrame) -> pd.DataFrame:
-  """Each alignment's best comparable row by mAP area, best alignment first.
-
-  Args:
-    table: From `summarise`.
-  """
+  """Each alignment's best comparable row of `summarise`, the best one first."""
   fair = table[table.comparable].sort_values(
     'mAP', ascending=False, kind='stable'
   )

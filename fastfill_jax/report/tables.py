@@ -68,14 +68,8 @@ def ablation(
 ) -> Table:
   """Reference rows, then a row per alignment and policy; all numbers in %.
 
-  Bold is the best of the comparable policies, as printed.
-
-  Args:
-    results: All seeds and alignments.
-    published: Per row, named 'old/old' or 'alignment, policy', the metrics in
-      % as printed, for a column beside ours; None leaves the column out.
-    columns: Keys of `COLUMNS` wanted.
-    decimals: Digits after the point.
+  Bold is the best of the comparable policies, as printed. `published` is as
+  for `report.write`, a column beside ours; `columns` are keys of `COLUMNS`.
   """
   frame = summary.summarise(results)
   references = summary.references(results)
@@ -126,11 +120,7 @@ def group_table(
 
 
 def sequence_table(frames: Sequence[pd.DataFrame]) -> Table:
-  """A row per policy: the second backfill's mAP area, by the switch.
-
-  Args:
-    frames: Of every seed, the table of the stage 'sequence'.
-  """
+  """A row per policy: the second backfill's mAP area, by the switch."""
   rows = pd.concat(frames)
   rows = rows.assign(switch=rows['switch'].map(_share))
   table = summary.mean_and_std(rows.drop(columns='seed'), ['policy', 'switch'])

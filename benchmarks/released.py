@@ -157,7 +157,7 @@ def areas(
   result = curve.sweep(new, aligned, new, orders=order, cutoffs=cutoffs, **both)
   return {
     name: {
-      metric: round(100 * float(curve.area(result[metric])[row]), 2)
+      metric: round(100 * float(result[metric][row].mean()), 2)
       for metric in ('mAP', 'cmc@1')
     }
     for row, name in enumerate(orders)

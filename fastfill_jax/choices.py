@@ -5,12 +5,7 @@ from collections.abc import Iterable
 
 
 def check(what: str, name: str, known: Iterable[str]) -> str:
-  """The name, if it is known.
-
-  Args:
-    what: What it names, such as 'policy'.
-    name: What was given.
-    known: What there is.
+  """The name, if it is known; `what` names it, such as 'policy'.
 
   Raises:
     ValueError: If it is not; with the nearest known one.

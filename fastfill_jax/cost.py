@@ -6,7 +6,6 @@ Every step is traced, not compiled, and XLA counts its FLOPs. Hours follow from
 --tflops, what all devices together really do a second: peak times utilisation.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -35,9 +34,8 @@ _SIZES = {
 def flops(step: Callable, *args: Any) -> float:
   """FLOPs of one call on one device, counted by XLA before it optimises.
 
-  Args:
-    step: An unmapped step; it may average over `parallel.AXIS`.
-    *args: Arrays, or shapes in their place.
+  `step` is unmapped, and may average over `parallel.AXIS`; `args` are arrays,
+  or shapes in their place.
   """
   mapped = jax.vmap(step, in_axes=None, axis_name=parallel.AXIS, axis_size=1)
   return jax.jit(mapped).lower(*args).cost_analysis()['flops']
@@ -82,15 +80,11 @@ def _encoder_flops(recipe, data, classes) -> float:
   encoder = models.make_encoder(axis_name=parallel.AXIS, **recipe['encoder'])
   head = heads.make_head(classes, **recipe['head'])
   optimizer = optim.from_recipe(recipe, recipe['num_epochs'])
-  own = {
-    k: v for k, v in recipe['terms'].items() if k in ('classify', 'simclr')
-  }
+  own = {'classify', 'simclr'}
+  own = {k: v for k, v in recipe['terms'].items() if k in own}
+  normalise = dataset.normaliser(data)
   step = encode.make_step(
-    encoder,
-    head,
-    optimizer,
-    dataset.normaliser(data),
-    recipe | {'terms': own},
+    encoder, head, optimizer, normalise, recipe | {'terms': own}
   )
   batch = {
     'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
@@ -125,34 +119,29 @@ def _network_flops(method, widths, recipe, classes) -> float:
     if name != 'side' or method.side
   }
   inputs = tuple((name, x.shape[1:]) for name, x in batch.items())
-  init = programs.make_init(network, optimizer, inputs)
-  state = jax.eval_shape(init, jax.random.key(0))
+  key = jax.random.key(0)
+  state = jax.eval_shape(programs.make_init(network, optimizer, inputs), key)
   batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
   constants = {
     'weights': weights,
-    'key': jax.random.key_data(jax.random.key(0)),
+    'key': jax.random.key_data(key),
     'class_weights': jnp.zeros((widths['new'], classes)),
     'new_square': jnp.float32(1),
   }
   return flops(step, state, batch, constants)
 
 
-def main(argv: list[str]):
+def main(_):
   """Prints a table."""
-  del argv
   config, tflops = _CONFIG.value, _TFLOPS.value
   table = rich.table.Table(title=f'{config.name}, one seed')
   for heading in ('training', 'steps', 'GFLOP a step', 'PFLOP', 'hours'):
     table.add_column(heading, justify='right')
   for name, steps, counted in trainings(config):
     hours = steps * counted / (tflops * 1e12) / 3600
-    table.add_row(
-      name,
-      f'{steps:,}',
-      f'{counted / 1e9:,.1f}',
-      f'{steps * counted / 1e15:,.2f}',
-      f'{hours:.2f}',
-    )
+    giga, peta = counted / 1e9, steps * counted / 1e15
+    cells = f'{steps:,}', f'{giga:,.1f}', f'{peta:,.2f}', f'{hours:.2f}'
+    table.add_row(name, *cells)
   rich.print(table)
 
 
@@ -160,4 +149,4 @@ if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config', None, 'As for main.')
   _TFLOPS = flags.DEFINE_float('tflops', 1.0, 'Of all devices together.')
   flags.mark_flag_as_required('config')
-  app.run(lambda argv: sys.exit(main(argv)))
+  app.run(main)

@@ -11,34 +11,13 @@ import jax.numpy as jnp
 
 
 def squared_error(aligned: jax.Array, new: jax.Array) -> jax.Array:
-  """(aligned - new)^2 of every coordinate.
-
-  Args:
-    aligned: [batch, embedding].
-    new: [batch, embedding].
-
-  Returns:
-    [batch, embedding].
+  """(aligned - new)^2 of every coordinate, [batch, embedding] all three.
 
   Raises:
     ValueError: if the shapes differ or are not [batch, embedding].
   """
-  _check_matrices('aligned', aligned, 'new', new)
+  _check_matrices(aligned, new)
   return (aligned - new) ** 2
-
-
-def l2(aligned: jax.Array, new: jax.Array) -> jax.Array:
-  """Mean over the coordinates of (aligned - new)^2, of [batch, embedding].
-
-  FCT's loss. Nothing is normalised.
-
-  Returns:
-    [batch].
-
-  Raises:
-    ValueError: if the shapes differ or are not [batch, embedding].
-  """
-  return jnp.mean(squared_error(aligned, new), axis=1)
 
 
 def cross_entropy(
@@ -57,33 +36,31 @@ def cross_entropy(
   Raises:
     ValueError: if shapes or dtypes do not fit, or e is not in [0, 1].
   """
-  _check_labels(logits, labels)
+  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    raise ValueError(
+      'logits must be [batch, class] and labels [batch], got '
+      f'{logits.shape} and {labels.shape}.'
+    )
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f'labels must be integers, got {labels.dtype}.')
   if not 0 <= label_smoothing <= 1:
     raise ValueError(f'label_smoothing={label_smoothing}; not in [0, 1].')
   # A negative label would count from the last class.
   labels = jnp.where(labels < 0, logits.shape[1], labels)[:, None]
   surprise = -jax.nn.log_softmax(logits)
-  own = jnp.take_along_axis(surprise, labels, axis=1, mode='fill')
-  own = jnp.squeeze(own, axis=1)
+  own = jnp.take_along_axis(surprise, labels, axis=1, mode='fill')[:, 0]
   if label_smoothing == 0:  # a class ruled out, by a logit of -inf, may stay
     return own
-  return (1 - label_smoothing) * own + label_smoothing * jnp.mean(
-    surprise, axis=1
-  )
+  everywhere = jnp.mean(surprise, axis=1)
+  return (1 - label_smoothing) * own + label_smoothing * everywhere
 
 
 def nll(loss: jax.Array, log_variance: jax.Array) -> jax.Array:
   """Negative log-likelihood 1/2 exp(-s) loss + 1/2 s, less a constant.
 
   Its minimum over s is at s = log E[loss]: the log-variance s predicts the
-  loss. Gradients flow into both arguments.
-
-  Args:
-    loss: [batch], or [batch, embedding] where s is per coordinate.
-    log_variance: s, of the same shape.
-
-  Returns:
-    [batch]; the mean over the coordinates where s is per coordinate.
+  loss. Both are [batch], or [batch, embedding] where s is per coordinate; the
+  result is [batch], a mean over coordinates. Gradients flow into both.
 
   Raises:
     ValueError: if the shapes differ.
@@ -93,8 +70,7 @@ def nll(loss: jax.Array, log_variance: jax.Array) -> jax.Array:
       'loss and log_variance must both be [batch] or [batch, embedding], got '
       f'{loss.shape} and {log_variance.shape}.'
     )
-  value = 0.5 * jnp.exp(-log_variance) * loss + 0.5 * log_variance
-  return value if value.ndim == 1 else jnp.mean(value, axis=1)
+  return per_example(0.5 * jnp.exp(-log_variance) * loss + 0.5 * log_variance)
 
 
 def per_example(value: jax.Array) -> jax.Array:
@@ -107,26 +83,19 @@ def uncertain(
 ) -> jax.Array:
   """The sum L of errors, weighed by the uncertainty that predicts it.
 
-  L itself without log-variance; `nll(L, s)` with one per example. One per
-  coordinate weighs the errors that have coordinates, each coordinate by its
-  own; the others, such as a cross-entropy, are weighed by the mean, so that
-  equal log-variances give what one per example gives.
-
-  Args:
-    errors: Each [batch], or [batch, embedding] where it has coordinates.
-    log_variance: None, [batch] or [batch, embedding].
-
-  Returns:
-    [batch].
+  L [batch] itself without log-variance; `nll(L, s)` with one per example. One
+  per coordinate weighs the errors that have coordinates, [batch, embedding],
+  each coordinate by its own; the others, such as a cross-entropy, are weighed
+  by the mean, so that equal log-variances give what one per example gives.
   """
   if log_variance is None or log_variance.ndim == 1:
     total = sum(map(per_example, errors), jnp.float32(0))
     return total if log_variance is None else nll(total, log_variance)
   mean = jnp.mean(log_variance, axis=1)
-  by_coordinate = sum(
-    (x for x in errors if x.ndim > 1), jnp.zeros_like(log_variance)
-  )
-  others = sum((x for x in errors if x.ndim == 1), jnp.zeros_like(mean))
+  fine = (x for x in errors if x.ndim > 1)
+  coarse = (x for x in errors if x.ndim == 1)
+  by_coordinate = sum(fine, jnp.zeros_like(log_variance))
+  others = sum(coarse, jnp.zeros_like(mean))
   return nll(by_coordinate, log_variance) + 0.5 * jnp.exp(-mean) * others
 
 
@@ -143,7 +112,7 @@ def nt_xent(
 
   Args:
     embedding_a: one view of every image, [batch, embedding].
-    embedding_b: the other view, [batch, embedding].
+    embedding_b: the other view, likewise.
     temperature: divides the cosines.
     axis_name: the device axis whose batches are negatives too. The mean over
       devices of the gradients is then the gradient of the mean over all.
@@ -154,7 +123,7 @@ def nt_xent(
   Raises:
     ValueError: if the shapes differ or temperature is not positive.
   """
-  _check_matrices('embedding_a', embedding_a, 'embedding_b', embedding_b)
+  _check_matrices(embedding_a, embedding_b)
   if temperature <= 0:
     raise ValueError(f'temperature={temperature}; it must be positive.')
   local = [normalise(embedding_a), normalise(embedding_b)]
@@ -169,9 +138,7 @@ def nt_xent(
   losses = []
   for this, other in ((0, 1), (1, 0)):
     negatives = jnp.where(itself, -jnp.inf, local[this] @ everywhere[this].T)
-    similarity = jnp.concatenate(
-      [local[this] @ everywhere[other].T, negatives], axis=1
-    )
+    similarity = jnp.hstack([local[this] @ everywhere[other].T, negatives])
     losses.append(cross_entropy(similarity / temperature, own[:, 0]))
   return (losses[0] + losses[1]) / 2
 
@@ -182,19 +149,8 @@ def normalise(x: jax.Array, axis: int = 1) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
-def _check_matrices(name_a, a, name_b, b):
+def _check_matrices(a, b):
   if a.ndim != 2 or a.shape != b.shape:
     raise ValueError(
-      f'{name_a} and {name_b} must both be [batch, embedding], got {a.shape} '
-      f'and {b.shape}.'
+      f'Both must be [batch, embedding], got {a.shape} and {b.shape}.'
     )
-
-
-def _check_labels(logits, labels):
-  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-    raise ValueError(
-      'logits must be [batch, class] and labels [batch], got '
-      f'{logits.shape} and {labels.shape}.'
-    )
-  if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise ValueError(f'labels must be integers, got {labels.dtype}.')

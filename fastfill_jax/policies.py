@@ -29,20 +29,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy import special
 
 from fastfill_jax import choices
 
 _BLOCK_BYTES = 2**25  # of float64: what one block of rows may take
-_NDIM = {
-  'aligned': (2,),
-  'log_variance': (1, 2),
-  'logits': (2,),
-  'class_weights': (2,),
-  'labels': (1,),
-  'new': (2,),
-  'train_new': (2,),
-  'train_labels': (1,),
-}
 
 
 def random(key: jax.Array, aligned: np.ndarray) -> np.ndarray:
@@ -58,22 +49,28 @@ def sigma(log_variance: np.ndarray) -> np.ndarray:
   training. The variances' own mean would be ruled by the one coordinate that
   is predicted worst.
   """
-  return _descending(_rows(_mean_of_row, log_variance=log_variance))
+  return _order(
+    lambda x: x if x.ndim == 1 else x.mean(axis=1), log_variance=log_variance
+  )
 
 
 def distance(aligned: np.ndarray, new: np.ndarray) -> np.ndarray:
   """Largest Euclidean alignment error first: an oracle."""
-  return _descending(_rows(_squared_distance, aligned=aligned, new=new))
+  if aligned.shape[1:] != new.shape[1:]:
+    raise ValueError(
+      f'Embeddings of different widths: {aligned.shape}, {new.shape}.'
+    )
+  return _order(_squared_distance, aligned=aligned, new=new)
 
 
 def class_mean(aligned: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """Farthest, by Euclidean distance, from the mean of its class first."""
-  return _from_class_mean(_squared_distance, aligned, _check_labels(labels))
+  return _from_class_mean(_squared_distance, aligned, labels)
 
 
 def class_mean_cosine(aligned: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """Farthest, by cosine, from the mean of its class first."""
-  return _from_class_mean(_cosine_distance, aligned, _check_labels(labels))
+  return _from_class_mean(_cosine_distance, aligned, labels)
 
 
 def class_mean_predicted(aligned: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -88,19 +85,18 @@ def prototype(
 
   By cosine: a classifier's weights have no length in common with embeddings.
   """
-  if logits.shape[1] != class_weights.shape[1]:
+  shape = aligned.shape[1], logits.shape[1]
+  if class_weights.shape != shape:
     raise ValueError(
-      f'logits {logits.shape} and class_weights {class_weights.shape} are of '
-      'different numbers of classes.'
+      f'class_weights must be [embedding, class] = {shape}, got '
+      f'{class_weights.shape}.'
     )
   _check_finite('class_weights', class_weights, 0)
   weights = np.asarray(class_weights, np.float64).T
-  return _descending(
-    _rows(
-      lambda embedding, label: _cosine_distance(embedding, weights[label]),
-      aligned=aligned,
-      predicted=_predicted(logits),
-    )
+  return _order(
+    lambda embedding, label: _cosine_distance(embedding, weights[label]),
+    aligned=aligned,
+    predicted=_predicted(logits),
   )
 
 
@@ -108,10 +104,10 @@ def entropy(logits: np.ndarray) -> np.ndarray:
   """Largest entropy of the predicted classes first."""
 
   def score(logits):
-    log_p = _log_softmax(logits)
+    log_p = special.log_softmax(logits, axis=1)
     return -np.einsum('gc,gc->g', np.exp(log_p), log_p)
 
-  return _descending(_rows(score, logits=logits))
+  return _order(score, logits=logits)
 
 
 def neighbour_entropy(
@@ -123,9 +119,30 @@ def neighbour_entropy(
   examples, the 25 nearest to the aligned one, by Euclidean distance, among
   20,000 at most.
   """
-  return _descending(
-    _neighbour_entropies(aligned, train_new, _check_labels(train_labels))
-  )
+  _check_labels(train_labels)
+  some = np.linspace(0, len(train_new) - 1, min(20_000, len(train_new)))
+  some = np.unique(some.astype(int))
+  train = np.asarray(train_new[some], np.float32)
+  _check_finite('train_new', train, 0)
+  _, codes = np.unique(np.asarray(train_labels[some]), return_inverse=True)
+  half_square = np.einsum('ne,ne->n', train, train) / 2
+  k = min(25, len(train))
+
+  def score(rows):
+    nearness = rows.astype(np.float32) @ train.T - half_square
+    nearest = np.argpartition(-nearness, k - 1, axis=1)[:, :k]
+    labels = codes[nearest]
+    # The mean of -log of each one's share is the entropy of all; sorted, so
+    # that equal ones are equal to the last bit.
+    same = labels[:, :, None] == labels[:, None, :]
+    return -np.sort(np.log(same.mean(axis=2)), axis=1).mean(axis=1)
+
+  scores = []
+  for start in range(0, len(aligned), 1024):
+    rows = np.asarray(aligned[start : start + 1024])
+    _check_finite('aligned', rows, start)
+    scores.append(score(rows))
+  return np.argsort(-np.concatenate(scores), kind='stable')
 
 
 def sigma_entropy(log_variance: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -154,16 +171,16 @@ def margin(logits: np.ndarray) -> np.ndarray:
     raise ValueError(f'margin needs two classes, got logits {logits.shape}.')
 
   def score(logits):
-    largest = np.partition(_softmax(logits), -2, axis=1)[:, -2:]
+    largest = np.partition(_probabilities(logits), -2, axis=1)[:, -2:]
     return largest[:, 0] - largest[:, 1]
 
-  return _descending(_rows(score, logits=logits))
+  return _order(score, logits=logits)
 
 
 def least_confidence(logits: np.ndarray) -> np.ndarray:
   """Smallest probability of the predicted class first."""
-  return _descending(
-    _rows(lambda logits: -_softmax(logits).max(axis=1), logits=logits)
+  return _order(
+    lambda logits: -_probabilities(logits).max(axis=1), logits=logits
   )
 
 
@@ -189,65 +206,43 @@ def reads(policy: Callable[..., np.ndarray]) -> tuple[str, ...]:
   return tuple(inspect.signature(policy).parameters)
 
 
-def make_order(name: str, **available: Any) -> np.ndarray:
-  """Runs a policy on what it reads of the available arrays.
+def _lacks(name: str, available: Mapping[str, Any]) -> tuple[str, ...]:
+  """What a policy reads and is not there, or None."""
+  policy = POLICIES[choices.check('policy', name, POLICIES)]
+  return tuple(key for key in reads(policy) if available.get(key) is None)
 
-  Args:
-    name: a key of `POLICIES`.
-    **available: arrays by the names above; None is as good as left out, and
-      what the policy does not read is not touched.
+
+def make_order(name: str, **available: Any) -> np.ndarray:
+  """Runs a policy, by name, on what it reads of the arrays by the names above.
 
   Returns:
     order, int [gallery].
 
   Raises:
-    ValueError: if the policy is unknown, or an array it reads is missing, not
-      finite, or does not fit the others.
+    ValueError: if the policy is unknown, or an array it reads is missing (or
+      None), not finite, or does not fit the others.
   """
-  policy = POLICIES[choices.check('policy', name, POLICIES)]
-  given = {key: x for key, x in available.items() if x is not None}
-  missing = [key for key in reads(policy) if key not in given]
+  missing = _lacks(name, available)
+  policy = POLICIES[name]
   if missing:
     raise ValueError(
       f'Policy {name} reads {", ".join(reads(policy))}; missing: '
       f'{", ".join(missing)}.'
     )
-  arrays = {key: given[key] for key in reads(policy)}
-  for key, x in arrays.items():
-    if key in _NDIM and len(x.shape) not in _NDIM[key]:
-      raise ValueError(
-        f'{key} must be of rank {" or ".join(map(str, _NDIM[key]))}, got '
-        f'{x.shape}.'
-      )
-  return policy(**arrays)
+  return policy(**{key: available[key] for key in reads(policy)})
 
 
 def make_orders(
   names: Iterable[str], available: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
-  """Runs the policies whose inputs are there.
-
-  Args:
-    names: Of policies.
-    available: arrays by the names above; None is as good as left out.
-
-  Returns:
-    Orders by policy; and, by policy, what the others lack.
-  """
-  held = {name for name, array in available.items() if array is not None}
+  """Orders of the policies whose inputs are there; what the others lack."""
   orders, left_out = {}, {}
   for name in names:
-    choices.check('policy', name, POLICIES)
-    missing = [x for x in reads(POLICIES[name]) if x not in held]
-    if missing:
-      left_out[name] = tuple(missing)
+    if missing := _lacks(name, available):
+      left_out[name] = missing
     else:
       orders[name] = make_order(name, **available)
   return orders, left_out
-
-
-def _descending(scores: np.ndarray) -> np.ndarray:
-  return np.argsort(-scores, kind='stable')
 
 
 def _blocks(**arrays: Any) -> Iterator[list[np.ndarray]]:
@@ -274,6 +269,11 @@ def _rows(function: Callable[..., np.ndarray], **arrays: Any) -> np.ndarray:
   return np.concatenate(scores) if scores else np.zeros(0)
 
 
+def _order(function: Callable[..., np.ndarray], **arrays: Any) -> np.ndarray:
+  """By a function's score of rows, the largest first."""
+  return np.argsort(-_rows(function, **arrays), kind='stable')
+
+
 def _check_finite(name, rows, start):
   finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
   if not finite.all():
@@ -285,7 +285,6 @@ def _check_finite(name, rows, start):
 def _check_labels(labels):
   if not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(f'labels must be integers, got {labels.dtype}.')
-  return labels
 
 
 def _predicted(logits):
@@ -293,6 +292,7 @@ def _predicted(logits):
 
 
 def _from_class_mean(far, aligned, labels):
+  _check_labels(labels)
   classes, index = np.unique(labels, return_inverse=True)
   sums = np.zeros((len(classes), aligned.shape[1]))
   for embedding, label in _blocks(aligned=aligned, labels=index):
@@ -301,12 +301,10 @@ def _from_class_mean(far, aligned, labels):
     present, first = np.unique(label[order], return_index=True)
     sums[present] += np.add.reduceat(embedding[order], first)
   means = sums / np.bincount(index, minlength=len(classes))[:, None]
-  return _descending(
-    _rows(
-      lambda embedding, label: far(embedding, means[label]),
-      aligned=aligned,
-      labels=index,
-    )
+  return _order(
+    lambda embedding, label: far(embedding, means[label]),
+    aligned=aligned,
+    labels=index,
   )
 
 
@@ -317,56 +315,17 @@ def _by_mean_rank(*orders):
   return np.argsort(positions, kind='stable')
 
 
-def _neighbour_entropies(aligned, train_new, train_labels, k=25, most=20_000):
-  some = np.linspace(0, len(train_new) - 1, min(most, len(train_new)))
-  some = np.unique(some.astype(int))
-  train = np.asarray(train_new[some], np.float32)
-  _check_finite('train_new', train, 0)
-  _, codes = np.unique(np.asarray(train_labels[some]), return_inverse=True)
-  half_square = np.einsum('ne,ne->n', train, train) / 2
-  k = min(k, len(train))
-
-  def score(rows):
-    nearness = rows.astype(np.float32) @ train.T - half_square
-    nearest = np.argpartition(-nearness, k - 1, axis=1)[:, :k]
-    labels = codes[nearest]
-    # The mean of -log of each one's share is the entropy of all; sorted, so
-    # that equal ones are equal to the last bit.
-    same = labels[:, :, None] == labels[:, None, :]
-    return -np.sort(np.log(same.mean(axis=2)), axis=1).mean(axis=1)
-
-  scores = []
-  for start in range(0, len(aligned), 1024):
-    rows = np.asarray(aligned[start : start + 1024])
-    _check_finite('aligned', rows, start)
-    scores.append(score(rows))
-  return np.concatenate(scores)
-
-
-def _mean_of_row(x):
-  return x if x.ndim == 1 else x.mean(axis=1)
-
-
 def _squared_distance(a, b):
   """Squared: the order is the same, and small differences are kept."""
-  if a.shape != b.shape:
-    raise ValueError(f'Embeddings of different widths: {a.shape}, {b.shape}.')
   return np.einsum('ge,ge->g', a - b, a - b)
 
 
 def _cosine_distance(a, b):
   """1 - cosine; 1 where an embedding is all zero."""
-  if a.shape != b.shape:
-    raise ValueError(f'Embeddings of different widths: {a.shape}, {b.shape}.')
   square = np.einsum('ge,ge->g', a, a) * np.einsum('ge,ge->g', b, b)
   dot = np.einsum('ge,ge->g', a, b)
   return 1 - dot / np.sqrt(np.where(square > 0, square, 1))
 
 
-def _log_softmax(logits):
-  shifted = logits - logits.max(axis=1, keepdims=True)
-  return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _softmax(logits):
-  return np.exp(_log_softmax(logits))
+def _probabilities(logits):
+  return np.exp(special.log_softmax(logits, axis=1))

@@ -15,10 +15,8 @@ _BACKENDS = ('numba', 'jax')
 def test_blocks_and_chunks_change_nothing():
   case = curve_cases.make(10, queries=30, size=60, dim=40, policies=3)
   case['cutoffs'] = curve.cutoffs(60, steps=18)
-  problem = inputs.prepare(
-    **case, distance='l2', query_ids=None, gallery_ids=None
-  )
-  space = numba_sweep.Workspace(problem, 9_000)
+  problem = curve_cases.prepare(case)
+  space = numba_sweep.share_out(problem, 9_000)
   assert space.workers == space.block == 1
   assert space.rows < 60
   assert space.table_size < 2 * problem.positives[0] * 20

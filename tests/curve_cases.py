@@ -3,6 +3,8 @@
 import numpy as np
 import sklearn.metrics
 
+from fastfill_jax.curve import inputs
+
 METRICS = ('mAP', 'cmc@1', 'cmc@5')
 
 
@@ -28,6 +30,13 @@ def make(
     'orders': np.stack([rng.permutation(size) for _ in range(policies)]),
     'cutoffs': np.array([0, size // 3, size // 2, size]),
   }
+
+
+def prepare(case):
+  """The case as the backends take it."""
+  case = dict(case)
+  labels = case.pop('query_labels'), case.pop('gallery_labels')
+  return inputs.prepare(**case, labels=labels, distance='l2', ids=(None, None))
 
 
 def same(case, ids):

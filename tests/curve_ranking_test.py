@@ -178,7 +178,7 @@ def test_neighbours_in_blocks(distance):
     ({'grades': np.zeros(3)}, 'positive'),
     ({'relevant': np.array([[0, 1], [2, 90]])}, r'not in \[0, 40\)'),
     ({'relevant': np.array([[0, 0], [2, 2]])}, 'query 0 with item 2 twice'),
-    ({'cutoffs': np.array([3, 1])}, 'increase'),
+    ({'cutoffs': np.array([3, 1])}, 'increasing'),
   ],
 )
 def test_wrong_arguments(change, message):

@@ -19,25 +19,6 @@ def test_cutoffs():
   np.testing.assert_array_equal(points, [i * 10_000 // 21 for i in range(22)])
   np.testing.assert_array_equal(curve.cutoffs(1, steps=2), [0, 0, 0, 1])
   np.testing.assert_array_equal(curve.cutoffs(5, steps=0), [0, 5])
-  for size, steps in ((0, 20), (5, -1)):
-    with pytest.raises(ValueError, match=f'size={size}.*steps={steps}'):
-      curve.cutoffs(size, steps)
-
-
-def test_areas():
-  values = np.array([[0, 1, 1], [0.5, 0.5, 0.5]])
-  np.testing.assert_allclose(curve.area(values), [2 / 3, 0.5])
-  fractions = np.array([0, 0.25, 1])
-  np.testing.assert_allclose(
-    curve.trapezoid(fractions, values), [0.25 / 2 + 0.75, 0.5]
-  )
-  np.testing.assert_allclose(
-    curve.trapezoid(fractions[1:], values[0, :2]), 1 / 2
-  )
-  with pytest.raises(ValueError, match=r'\(2,\).*\(2, 3\)'):
-    curve.trapezoid(fractions[:2], values)
-  with pytest.raises(ValueError, match='increasing'):
-    curve.trapezoid(fractions[::-1], values)
 
 
 # On a line: the query at 0, relevant items at 1 and 4, others at 2 and 3. The
@@ -218,9 +199,7 @@ def test_minus_zero_is_zero():
   case = curve_cases.make(7)
   case['new'] = np.where(case['aligned'] == 0, -0.0, case['aligned'])
   assert np.signbit(case['new'][case['new'] == 0]).all()
-  problem = inputs.prepare(
-    **case, distance='l2', query_ids=None, gallery_ids=None
-  )
+  problem = curve_cases.prepare(case)
   np.testing.assert_array_equal(problem.sources[:24], problem.sources[24:])
   assert len(problem.states) == 1
 

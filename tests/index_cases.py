@@ -45,8 +45,6 @@ def oracle(query, gallery, distance):
   query, gallery = query.astype(np.float64), gallery.astype(np.float64)
   if distance == 'l2':
     return ((query[:, None] - gallery) ** 2).sum(-1)
-  if distance == 'dot':
-    return -query @ gallery.T
   unit = [
     x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery)
   ]

@@ -87,7 +87,7 @@ def test_scann_is_stale_by_error_or_by_imbalance(
 @index_cases.needs_scann
 @pytest.mark.parametrize(
   'options',
-  [{'leaves_to_search': 0.0}, {'leaves_to_search': 2}, {'reorder': 0}],
+  [{'leaves_to_search': 0.0}, {'leaves_to_search': 2}],
 )
 def test_scann_options_out_of_range(options):
   with pytest.raises(ValueError, match=next(iter(options))):
@@ -118,9 +118,9 @@ def test_an_imported_tensorflow_stays(monkeypatch):
 
 def test_without_scann_auto_is_exact(monkeypatch, log):
   monkeypatch.setitem(sys.modules, 'scann', None)
-  items = index.make_index('auto', 'dot', reorder=200)
+  items = index.make_index('auto', 'cosine', leaves_to_search=0.1)
   assert isinstance(items, index.ExactIndex)
-  assert items.distance == 'dot'
+  assert items.distance == 'cosine'
   assert [r.message for r in log.records if 'exactly' in r.message]
   with pytest.raises(ImportError, match="use the index 'exact'"):
     index.make_index('scann')

@@ -99,16 +99,6 @@ def test_the_statements_gradients_are_finite_differences(uncertainty):
       )
 
 
-def test_l2_is_the_mean_over_coordinates():
-  aligned, new = (
-    jnp.array([[1.0, 2.0], [0.0, 0.0]]),
-    jnp.array([[0.0, 4.0]] * 2),
-  )
-  np.testing.assert_allclose(
-    losses.l2(aligned, new), [(1 + 4) / 2, (0 + 16) / 2]
-  )
-
-
 def test_smoothed_cross_entropy_by_hand():
   p = np.array([0.5, 0.25, 0.25])
   logits = jnp.log(jnp.array([p, p])) + 3  # a constant changes nothing
@@ -243,8 +233,8 @@ def test_an_embedding_of_zeros_has_finite_slopes():
 @pytest.mark.parametrize(
   'call, message',
   [
-    (lambda x: losses.l2(x, x[:, :1]), r'\(2, 3\) and \(2, 1\)'),
-    (lambda x: losses.l2(x[0], x[0]), r'\(3,\)'),
+    (lambda x: losses.squared_error(x, x[:, :1]), r'\(2, 3\) and \(2, 1\)'),
+    (lambda x: losses.squared_error(x[0], x[0]), r'\(3,\)'),
     (lambda x: losses.cross_entropy(x, x[:, 0]), 'integers, got float32'),
     (lambda x: losses.cross_entropy(x, jnp.arange(3)), r'\(3,\)'),
     (lambda x: losses.cross_entropy(x, jnp.arange(2), 1.5), '1.5'),

@@ -13,6 +13,18 @@ READS = {
 }
 
 
+WRITTEN = {
+  'title': '',
+  'settings': {},
+  'versions': {},
+  'published': {},
+  'training': {},
+  'main': 'fastfill',
+  'stale': {},
+  'sequence': (),
+}
+
+
 def scores(value):
   """One value for every metric."""
   return dict.fromkeys(result.METRICS, value)

@@ -62,23 +62,18 @@ def test_a_cut_result_says_so(tmp_path, name):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'fractions': np.array([0.1, 1.0])}, '0 rising to 1'),
-    ({'fractions': np.array([0.0, 0.5])}, '0 rising to 1'),
-    ({'fractions': np.array([0.0, 0.7, 0.6, 1.0])}, '0 rising to 1'),
     (
       {'curves': report_cases.scores(np.zeros((1, 3)))},
       r"curves\['mAP'\].*\(1, 2\)",
     ),
-    ({'curves': report_cases.scores(np.array([[np.nan, 1.0]]))}, 'NaN'),
-    ({'curves': {'mAP': np.zeros((1, 2))}}, 'expected .*cmc@1'),
-    ({'negative_flips': np.zeros(2)}, 'negative_flips has shape'),
-    ({'references': {'old/old': report_cases.scores(0.1)}}, "lack 'new/new'"),
-    ({'reads': {}}, r"nothing about \['random'\]"),
-    ({'uncertainty': np.zeros(2)}, 'uncertainty has shape'),
-    ({'policies': ('random', 'random')}, 'distinct'),
     (
-      {'groups': {'rare': report_cases.scores(np.zeros((1, 2)))}},
-      "of group 'rare' lack",
+      {'curves': report_cases.scores(np.array([[np.nan, 1.0]]))},
+      r"curves\['mAP'\] must be finite",
+    ),
+    ({'negative_flips': np.zeros(2)}, 'negative_flips must be .*policy'),
+    (
+      {'groups': {'rare': report_cases.scores(np.zeros((1, 3)))}},
+      r"groups\['rare'\].*\(1, 3\)",
     ),
   ],
 )
@@ -98,9 +93,8 @@ def test_small_galleries_repeat_fractions():
   ('change', 'message'),
   [
     ({'seed': 0}, 'Two results'),
-    ({'fractions': np.array([0.0, 0.4, 1.0])}, 'fractions'),
-    ({'reads': {'random': ('new',), 'sigma': ()}}, "'random' reads"),
-    ({'policies': ('sigma', 'random')}, 'another seed has'),
+    ({'fractions': np.array([0.0, 0.4, 1.0])}, 'has fractions'),
+    ({'policies': ('sigma', 'random')}, 'has policies'),
     (
       {
         'seed': 0,
@@ -110,7 +104,7 @@ def test_small_galleries_repeat_fractions():
           'new/new': report_cases.scores(0.8),
         },
       },
-      'one old and one new encoder',
+      'has references .* of one run',
     ),
   ],
 )

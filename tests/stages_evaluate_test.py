@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import report_cases
 
 from fastfill_jax import curve, policies, report, running
 from fastfill_jax.methods import method
@@ -175,9 +176,7 @@ def test_policies_without_their_inputs_are_left_out_and_named(case, tmp_path):
   report.write(
     tmp_path / 'report',
     [without, uncertain],
-    title='',
-    settings={},
-    versions={},
+    **report_cases.WRITTEN | {'main': without.alignment},
   )
   text = (tmp_path / 'report/report.md').read_text('utf-8')
   assert (

@@ -2,7 +2,7 @@
 
 At a cut-off of c items, the first c of an order are new and the others
 aligned (FastFill, arXiv 2303.04766, section 3). A curve is a metric against
-the cut-offs, its area the policy's score.
+the cut-offs, its area, the plain mean of its points, the policy's score.
 """
 
 from typing import Any
@@ -26,56 +26,8 @@ def cutoffs(size: int, steps: int = 20) -> np.ndarray:
 
   Returns:
     floor(i * size / (steps + 1)) for i = 0 .. steps + 1, int64 [steps + 2].
-
-  Raises:
-    ValueError: If size is below 1 or steps below 0.
   """
-  if size < 1 or steps < 0:
-    raise ValueError(
-      f'size={size} must be at least 1 and steps={steps} at least 0.'
-    )
   return np.arange(steps + 2) * size // (steps + 1)
-
-
-def area(values: np.ndarray) -> np.ndarray:
-  """The area under curves as the paper takes it: the mean of their points.
-
-  Args:
-    values: [..., cutoff], at evenly spaced cut-offs.
-
-  Returns:
-    [...].
-  """
-  return np.mean(values, axis=-1)
-
-
-def trapezoid(fractions: np.ndarray, values: np.ndarray) -> np.ndarray:
-  """The area under curves by the trapezoid rule, per unit of fraction.
-
-  Args:
-    fractions: Increasing backfilled fractions [cutoff].
-    values: [..., cutoff].
-
-  Returns:
-    [...].
-
-  Raises:
-    ValueError: If the fractions do not increase or do not fit the values.
-  """
-  fractions = np.asarray(fractions, np.float64)
-  values = np.asarray(values)
-  if fractions.ndim != 1 or values.shape[-1:] != fractions.shape:
-    raise ValueError(
-      f'fractions {fractions.shape} and values {values.shape} must end in '
-      'the same axis [cutoff].'
-    )
-  width = np.diff(fractions)
-  if not width.size or width.min() <= 0:
-    raise ValueError(
-      f'fractions must be at least two, increasing; got {fractions}.'
-    )
-  middle = (values[..., 1:] + values[..., :-1]) / 2
-  return (middle * width).sum(axis=-1) / width.sum()
 
 
 def sweep(
@@ -107,7 +59,7 @@ def sweep(
     aligned: Aligned embeddings of the gallery [gallery, embedding].
     new: New embeddings of the gallery [gallery, embedding]. These three may
       be array-likes on disk with `shape`, `dtype`, `len`, slices and integer
-      arrays of rows (np.memmap, embeddings.ShardedArray): they are read in
+      arrays of rows (np.memmap, arrays.ShardedArray): they are read in
       slices. Anything but float32 is rounded to it.
     query_labels: Integers or strings [query].
     gallery_labels: Integers or strings [gallery].
@@ -141,21 +93,18 @@ def sweep(
     ValueError: If an argument does not fit, before anything is computed.
   """
   choices.check('backend', backend, BACKENDS)
-  cutoffs = _check_cutoffs(cutoffs, len(aligned))
   distinct, inverse = np.unique(cutoffs, return_inverse=True)
   problem = inputs.prepare(
     query,
     aligned,
     new,
-    query_labels,
-    gallery_labels,
+    (query_labels, gallery_labels),
     orders,
     distinct,
     distance=distance,
-    query_ids=query_ids,
-    gallery_ids=gallery_ids,
+    ids=(query_ids, gallery_ids),
   )
-  shape = len(problem.buckets), len(cutoffs)
+  shape = len(problem.buckets), len(inverse)
   sums = totals.Totals(shape, inverse, len(query) if per_query else 0)
   if backend == 'auto':
     backend = 'numba' if parallel.is_cpu() else 'jax'
@@ -170,17 +119,3 @@ def sweep(
   if all_processes:
     sums.gather()
   return sums.result()
-
-
-def _check_cutoffs(cutoffs, size: int) -> np.ndarray:
-  cutoffs = np.asarray(cutoffs)
-  if cutoffs.ndim != 1 or not cutoffs.size:
-    raise ValueError(f'cutoffs must be [cutoff], got shape {cutoffs.shape}.')
-  if cutoffs.dtype.kind not in 'iu':
-    raise ValueError(
-      f'cutoffs count items, so they are integers; got {cutoffs.dtype}.'
-    )
-  outside = cutoffs[(cutoffs < 0) | (cutoffs > size)]
-  if outside.size:
-    raise ValueError(f'cutoffs holds {outside[0]}, not in [0, {size}].')
-  return cutoffs

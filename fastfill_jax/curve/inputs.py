@@ -10,6 +10,7 @@ from fastfill_jax import choices
 
 DISTANCES = ('l2', 'cosine')
 _ROWS = 16_384  # Rows read at a time while checking.
+_LONGEST = np.sqrt(np.finfo(np.float32).max / 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +29,14 @@ class Problem:
     query: Array-like [query, embedding].
     states: Aligned and new, array-likes [gallery, embedding]; only aligned
       if both are equal.
-    scale: float32 [2 * gallery], aligned before new, like all columns.
+    sources: Column whose product each column takes, int [2 * gallery]: all
+      columns are aligned before new.
+    scale: float32 [2 * gallery].
     shift: float32 [2 * gallery].
-    sources: Column whose product each column takes [2 * gallery].
     queries: Queries with a relevant item, those with most of them first.
     positives: Number of relevant items of each of `queries`.
-    members: Gallery items sorted by label.
-    member_spans: Where a query's label lies in `members`, [query, 2].
+    members: Gallery items by what they are relevant to: a label or a query.
+    member_spans: Where a query's relevant items lie in `members`, [query, 2].
     twins: Gallery items sorted by id.
     twin_spans: Where a query's id lies in `twins`, [query, 2].
     buckets: First cut-off at which an item is new, int32 [policy, gallery].
@@ -43,9 +45,9 @@ class Problem:
 
   query: Any
   states: tuple[Any, ...]
+  sources: np.ndarray
   scale: np.ndarray
   shift: np.ndarray
-  sources: np.ndarray
   queries: np.ndarray
   positives: np.ndarray
   members: np.ndarray
@@ -61,73 +63,67 @@ class Problem:
 
 
 def prepare(
-  query,
-  aligned,
-  new,
-  query_labels,
-  gallery_labels,
-  orders,
-  cutoffs,
-  *,
-  distance,
-  query_ids,
-  gallery_ids,
-  relevant=None,
+  query, aligned, new, labels, orders, cutoffs, *, distance, ids, relevant=None
 ) -> Problem:
   """Checks the arguments of `curve.sweep` and indexes them.
 
-  `cutoffs` must be increasing. Reads every embedding once, in slices.
-  `relevant`, if given, lists pairs of a query and an item, [2, pair], in place
-  of labels.
+  Reads every embedding once, in slices. `labels` and `ids` are pairs, of the
+  queries and of the gallery; `relevant` lists pairs of a query and an item,
+  [2, pair], in place of labels.
 
   Raises:
     ValueError: If something does not fit, naming it.
   """
   choices.check('distance', distance, DISTANCES)
-  query, aligned, new = arrays = [_array(x) for x in (query, aligned, new)]
-  _check_embeddings(*arrays)
-  size = len(aligned)
-  buckets = np.searchsorted(cutoffs, _positions(orders, size), side='right')
-  if relevant is None:
-    query_labels, gallery_labels = _codes(
-      'labels', query_labels, gallery_labels, len(query), size
+  query, aligned, new = map(_array, (query, aligned, new))
+  _check_embeddings(query, aligned, new)
+  sizes = len(query), len(aligned)
+  if (
+    cutoffs.dtype.kind not in 'iu'
+    or not cutoffs.size
+    or (np.diff(cutoffs, prepend=-1, append=sizes[1] + 1) <= 0).any()
+  ):
+    raise ValueError(
+      f'cutoffs must be increasing integers in [0, {sizes[1]}], got {cutoffs}.'
     )
-    members, member_spans = _spans(query_labels, gallery_labels)
+  positions = _positions(orders, sizes[1])
+  if relevant is None:
+    labels = _codes('labels', labels, sizes)
+    members, member_spans = _spans(*labels)
   else:
-    members, member_spans = _listed(relevant, len(query), size)
-  positives = member_spans[:, 1] - member_spans[:, 0]
-  twins = np.empty(0, np.int32)
-  twin_spans = np.zeros((len(query), 2), np.int64)
-  if query_ids is not None or gallery_ids is not None:
-    ids = _codes('ids', query_ids, gallery_ids, len(query), size)
+    members, member_spans = _listed(relevant, sizes)
+  positives = np.diff(member_spans)[:, 0]
+  twins, twin_spans = np.empty(0, np.int32), np.zeros((len(query), 2), int)
+  if ids[0] is not None or ids[1] is not None:
+    ids = _codes('ids', ids, sizes)
     twins, twin_spans = _spans(*ids)
-    owner, twin = _expand(twins, twin_spans)
     if relevant is None:
-      alike = query_labels[owner] == gallery_labels[twin]
+      pairs = (x * sum(sizes) + y for x, y in zip(labels, ids, strict=True))
+      own = np.diff(_spans(*pairs)[1])[:, 0]
     else:
-      pairs = np.asarray(relevant, np.int64)
-      alike = np.isin(owner * size + twin, pairs[0] * size + pairs[1])
-    positives = positives - np.bincount(owner[alike], minlength=len(query))
+      same = ids[0][relevant[0]] == ids[1][relevant[1]]
+      own = np.bincount(relevant[0][same], minlength=len(query))
+    positives = positives - own
   queries = np.argsort(-positives, kind='stable')
   queries = queries[: np.count_nonzero(positives)]
   if not queries.size:
     raise ValueError('No query has a relevant item in the gallery.')
   _read('query', query)
   sources, scale, shift = _columns(aligned, new, distance)
-  same = np.array_equal(sources[:size], sources[size:])
+  same = np.array_equal(*np.split(sources, 2))
   return Problem(
     query=query,
     states=(aligned,) if same else (aligned, new),
+    sources=sources,
     scale=scale,
     shift=shift,
-    sources=sources,
     queries=queries,
     positives=positives[queries],
     members=members,
     member_spans=member_spans,
     twins=twins,
     twin_spans=twin_spans,
-    buckets=buckets.astype(np.int32),
+    buckets=np.searchsorted(cutoffs, positions, 'right').astype(np.int32),
     num_cutoffs=len(cutoffs),
   )
 
@@ -140,10 +136,8 @@ def float32(array, rows) -> np.ndarray:
 
 def _array(array):
   """Keeps array-likes on disk; makes everything else a NumPy array."""
-  lazy = hasattr(array, 'shape') and hasattr(array, 'dtype')
-  return (
-    array if lazy and not isinstance(array, jax.Array) else np.asarray(array)
-  )
+  lazy = hasattr(array, 'dtype') and not isinstance(array, jax.Array)
+  return array if lazy else np.asarray(array)
 
 
 def _check_embeddings(query, aligned, new):
@@ -155,30 +149,26 @@ def _check_embeddings(query, aligned, new):
     # NumPy does not count bfloat16 as a float; ml_dtypes has it as kind V.
     if array.dtype.kind not in 'fiu' and 'float' not in array.dtype.name:
       raise ValueError(f'{name} must hold real numbers, got {array.dtype}.')
-  if tuple(aligned.shape) != tuple(new.shape):
+  shapes = tuple(aligned.shape), tuple(new.shape)
+  if shapes[0] != shapes[1] or query.shape[1] != shapes[1][1]:
     raise ValueError(
-      'aligned and new must share the shape [gallery, embedding], got '
-      f'{aligned.shape} and {new.shape}.'
-    )
-  if query.shape[1] != new.shape[1]:
-    raise ValueError(
-      f'query has {query.shape[1]} coordinates, the gallery {new.shape[1]}.'
+      'aligned and new must share the shape [gallery, embedding], query its '
+      f'width; got {shapes[0]}, {shapes[1]} and {tuple(query.shape)}.'
     )
 
 
 def _read(name: str, array) -> tuple[np.ndarray, np.ndarray]:
   """Returns every row's squared norm, float64, and its hash, int64."""
   squares, hashes = [], []
-  limit = np.sqrt(np.finfo(np.float32).max / 4)
   for start in range(0, len(array), _ROWS):
     rows = float32(array, slice(start, start + _ROWS))
     wide = rows.astype(np.float64)
     squares.append(np.einsum('ij,ij->i', wide, wide))
-    bad = np.flatnonzero(~(squares[-1] < limit**2))
+    bad = np.flatnonzero(~(squares[-1] < _LONGEST**2))
     if bad.size:
       raise ValueError(
-        f'{name}[{start + bad[0]}] is not finite or longer than {limit:.2g}, '
-        'where float32 scores overflow.'
+        f'{name}[{start + bad[0]}] is not finite or longer than '
+        f'{_LONGEST:.2g}, where float32 scores overflow.'
       )
     # + 0 turns -0 into 0: they are equal, their bytes are not.
     rows = rows + np.float32(0)
@@ -188,10 +178,8 @@ def _read(name: str, array) -> tuple[np.ndarray, np.ndarray]:
 
 def _columns(aligned, new, distance):
   """Returns sources, scale and shift of a `Problem`."""
-  squares, hashes = map(
-    np.concatenate,
-    zip(_read('aligned', aligned), _read('new', new), strict=True),
-  )
+  read = _read('aligned', aligned), _read('new', new)
+  squares, hashes = map(np.concatenate, zip(*read, strict=True))
   _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
   sources = first[inverse].astype(np.int32)
   squares = squares[sources]
@@ -203,81 +191,72 @@ def _columns(aligned, new, distance):
   return sources, scale.astype(np.float32), shift.astype(np.float32)
 
 
-def _codes(name, query, gallery, queries, size):
+def _codes(name, values, sizes):
   """Numbers the labels or ids of queries and gallery together."""
   arrays = []
-  for side, values, rows in (
-    ('query', query, queries),
-    ('gallery', gallery, size),
+  for side, given, rows in zip(
+    ('query', 'gallery'), values, sizes, strict=True
   ):
-    if values is None:
+    if given is None:
       raise ValueError(f'{side}_{name} is missing: give both sides or neither.')
-    values = np.asarray(values)
-    if values.dtype.kind == 'O':
-      values = np.asarray(values.tolist())
-    if values.shape != (rows,):
+    given = np.asarray(given)
+    if given.dtype.kind == 'O':
+      given = np.asarray(given.tolist())
+    if given.shape != (rows,) or given.dtype.kind not in 'biuUST':
       raise ValueError(
-        f'{side}_{name} must have the shape ({rows},), got {values.shape}.'
+        f'{side}_{name} must be integers or strings of the shape ({rows},), '
+        f'got {given.dtype} {given.shape}.'
       )
-    if values.dtype.kind not in 'biuUST':
-      raise ValueError(
-        f'{side}_{name} must be integers or strings, got {values.dtype}.'
-      )
-    text = values.dtype.kind in 'UST'
-    arrays.append(values if text else values.astype(np.int64))
-  if len({array.dtype.kind == 'i' for array in arrays}) == 2:
+    text = given.dtype.kind in 'UST'
+    arrays.append(given if text else given.astype(np.int64))
+  query, gallery = arrays
+  if (query.dtype.kind == 'i') != (gallery.dtype.kind == 'i'):
     raise ValueError(
-      f'query_{name} are {arrays[0].dtype}, gallery_{name} {arrays[1].dtype}: '
-      'both must be integers or both strings.'
+      f'query_{name} are {query.dtype}, gallery_{name} {gallery.dtype}: both '
+      'must be integers or both strings.'
     )
   _, codes = np.unique(np.concatenate(arrays), return_inverse=True)
-  return codes[:queries], codes[queries:]
+  return np.split(codes, [len(query)])
 
 
 def _spans(query_codes, gallery_codes):
   """Sorts the gallery by code; returns it and where each query's code lies."""
   members = np.argsort(gallery_codes, kind='stable').astype(np.int32)
   codes = gallery_codes[members]
-  sides = [
-    np.searchsorted(codes, query_codes, side) for side in ('left', 'right')
-  ]
-  return members, np.stack(sides, axis=1)
+  first = np.searchsorted(codes, query_codes)
+  last = np.searchsorted(codes, query_codes, 'right')
+  return members, np.stack([first, last], axis=1)
 
 
-def _listed(relevant, queries, size):
+def _listed(relevant, sizes):
   """Returns listed items by query, and where each query's lie."""
-  pairs = np.asarray(relevant)
-  if pairs.ndim != 2 or len(pairs) != 2 or pairs.dtype.kind not in 'iu':
+  if (
+    relevant.ndim != 2 or len(relevant) != 2 or relevant.dtype.kind not in 'iu'
+  ):
     raise ValueError(
       'relevant must be integers [2, pair] of queries and items, got '
-      f'{pairs.dtype} {pairs.shape}.'
+      f'{relevant.dtype} {relevant.shape}.'
     )
   for side, rows, limit in zip(
-    ('queries', 'items'), pairs, (queries, size), strict=True
+    ('queries', 'items'), relevant, sizes, strict=True
   ):
     if rows.size and not 0 <= rows.min() <= rows.max() < limit:
       raise ValueError(f'relevant names {side} that are not in [0, {limit}).')
-  codes = pairs[0].astype(np.int64) * size + pairs[1]
-  codes, counts = np.unique(codes, return_counts=True)
-  if codes.size and counts.max() > 1:
-    query, item = divmod(int(codes[counts.argmax()]), size)
-    raise ValueError(f'relevant lists query {query} with item {item} twice.')
-  ends = np.searchsorted(codes, np.arange(queries + 1) * size)
-  return (codes % size).astype(np.int32), np.stack([ends[:-1], ends[1:]], 1)
-
-
-def _expand(members, spans):
-  """Lists all pairs of a span's number and a member in it."""
-  sizes = spans[:, 1] - spans[:, 0]
-  owner = np.repeat(np.arange(len(spans)), sizes)
-  offset = np.arange(owner.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-  return owner, members[spans[owner, 0] + offset]
+  query, item = relevant[:, np.lexsort(relevant[::-1])]
+  twice = np.flatnonzero((np.diff(query) == 0) & (np.diff(item) == 0))
+  if twice.size:
+    first = twice[0]
+    raise ValueError(
+      f'relevant lists query {query[first]} with item {item[first]} twice.'
+    )
+  ends = np.searchsorted(query, np.arange(sizes[0] + 1))
+  return item.astype(np.int32), np.stack([ends[:-1], ends[1:]], axis=1)
 
 
 def _positions(orders, size):
-  """Checks the orders; returns each item's position, [policy, gallery]."""
+  """Checks the orders; returns each item's position, int [policy, gallery]."""
   orders = np.asarray(orders)
-  if orders.ndim != 2 or orders.shape[1] != size or not len(orders):
+  if orders.shape[1:] != (size,) or not len(orders):
     raise ValueError(
       f'orders must be [policy, gallery={size}], got {orders.shape}.'
     )
@@ -285,16 +264,9 @@ def _positions(orders, size):
     raise ValueError(f'orders must be integers, got {orders.dtype}.')
   positions = np.empty(orders.shape, np.int32)
   for policy, order in enumerate(orders):
-    outside = order[(order < 0) | (order >= size)]
-    if outside.size:
+    if not np.array_equal(np.sort(order), np.arange(size)):
       raise ValueError(
-        f'orders[{policy}] holds {outside[0]}, which is not in [0, {size}).'
-      )
-    count = np.bincount(order, minlength=size)
-    if count.max() > 1:
-      raise ValueError(
-        f'orders[{policy}] is not a permutation: it holds {count.argmax()} '
-        f'{count.max()} times and {count.argmin()} never.'
+        f'orders[{policy}] is not a permutation of 0 .. {size - 1}: {order}.'
       )
     positions[policy, order] = np.arange(size)
   return positions

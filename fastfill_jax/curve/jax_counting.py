@@ -1,10 +1,7 @@
 """The exact sweep's counting step in JAX, for any device.
 
-The idea is that of the compiled kernel in `curve.numba_kernel`: the scores of a
-query's relevant items are thresholds, every gallery item is ranked among them
-in both states, and a policy only decides at which cut-off an item's rank
-changes. One function counts for one query; it is mapped over policies and
-queries, and the queries are split over the devices.
+The idea is that of the compiled kernel in `curve.numba_kernel`. One function
+counts for one query; it is mapped over policies and queries.
 """
 
 import jax
@@ -16,12 +13,8 @@ from fastfill_jax import parallel
 def _ranks(scores, thresholds):
   """Counts the thresholds at or below each score, by bisection.
 
-  Args:
-    scores: float32 [item].
-    thresholds: Non-decreasing float32 [2^k], the last infinite.
-
-  Returns:
-    int32 [item].
+  Scores are float32 [item], thresholds non-decreasing float32 [2^k], the last
+  one infinite. Returns int32 [item].
   """
   ranks = jnp.zeros(scores.shape, jnp.int32)
   step = thresholds.size // 2
@@ -37,9 +30,11 @@ def _sum_from(values, axis, reverse=False):
   if not parallel.is_cpu() or values.shape[1 - axis] < 128:
     return jax.lax.cumsum(values, axis, reverse)
   rows = jnp.moveaxis(values, axis, 0)
-  zero = jnp.zeros_like(rows[0])
   _, sums = jax.lax.scan(
-    lambda total, row: (total + row, total + row), zero, rows, reverse=reverse
+    lambda total, row: (total + row, total + row),
+    jnp.zeros_like(rows[0]),
+    rows,
+    reverse=reverse,
   )
   return jnp.moveaxis(sums, 0, axis)
 
@@ -104,9 +99,9 @@ def count_query(
     positives: Relevant items, padded to 2^k > count, int32 [positive].
     count: How many of them are real.
     twins: Columns to leave out, padded with 2 * gallery, int32 [twin].
-    scale: float32 [2 * gallery].
-    shift: float32 [2 * gallery].
-    buckets: First cut-off at which an item is new, int32 [policy, gallery].
+    scale: These three as in `inputs.Problem`.
+    shift: [2 * gallery].
+    buckets: [policy, gallery].
     layout: A `jax_sweep.Layout`.
 
   Returns:

@@ -1,9 +1,9 @@
 """Runs the JAX counting over blocks of queries, split over the devices."""
 
 import collections
-import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +18,52 @@ _BLOCK_CPU = 32
 _AHEAD = 2  # Blocks in flight, so that devices never wait for the host.
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """How a block of queries is counted.
+class Layout(NamedTuple):
+  """How a block of queries is counted."""
 
-  Attributes:
-    counter: `jax_counting.by_scatter` or `jax_counting.by_product`.
-    width: Positives of a query, padded to a power of two.
-    cutoffs: How many there are.
-    chunk: Cut-offs counted at a time.
-    block: Queries of one device at a time.
-    wide: True maps policies and queries side by side; None (on CPUs, where
-      batched scatters are slow) one after the other.
-  """
-
-  counter: Callable
-  width: int
-  cutoffs: int
-  chunk: int
-  block: int
+  counter: Callable  # `jax_counting.by_scatter` or `by_product`.
+  width: int  # Positives of a query, padded to a power of two.
+  cutoffs: int  # How many there are.
+  chunk: int  # Cut-offs counted at a time.
+  block: int  # Queries of one device at a time.
+  # True maps policies and queries side by side; None (on CPUs, where batched
+  # scatters are slow) one after the other.
   wide: bool | None
+
+
+def run(problem, process, processes, memory_limit, add):
+  """Counts a process's share and hands block after block to `add`.
+
+  Every process runs the same programs equally often, as its devices need.
+
+  Arguments are those of `numba_sweep.run`; `memory_limit` is of each
+  accelerator, or of all devices together on CPUs, which share theirs.
+  """
+  devices = parallel.local_device_count()
+  memory = memory_limit // devices if parallel.is_cpu() else memory_limit
+  multiply, memory = _gallery(problem, memory)
+  constants = problem.scale, problem.shift, problem.buckets
+  if np.any(problem.sources != np.arange(problem.sources.size)):
+    constants = problem.sources, *constants
+  constants = _copy()(constants)
+  most = -(-len(problem.queries) // (devices * processes))
+  pending = collections.deque()
+  start = 0
+  while start < len(problem.queries):
+    layout = make_layout(problem, problem.positives[start], most, memory)
+    share = devices * layout.block
+    rows = problem.queries[start + process * share :][:share]
+    start += processes * share
+    # The last blocks are filled up with copies of the last query.
+    filler = np.repeat(problem.queries[-1:], share - len(rows))
+    block = _block_inputs(problem, np.append(rows, filler), layout.width)
+    query, *lists = map(parallel.shard, block)
+    out = _counter(layout)(multiply(query), lists, constants)
+    pending.append((rows, out))
+    if len(pending) == _AHEAD:
+      add(*_fetch(problem, *pending.popleft()))
+  for block in pending:
+    add(*_fetch(problem, *block))
 
 
 def make_layout(problem, positives: int, most: int, memory: int) -> Layout:
@@ -75,7 +101,7 @@ def make_layout(problem, positives: int, most: int, memory: int) -> Layout:
 
 @functools.lru_cache(maxsize=32)
 def _counter(layout: Layout) -> Callable:
-  """Returns the function for one block, the same for the same layout."""
+  """The function for one block, the same for the same layout."""
 
   def block(products, queries, constants):
     *sources, scale, shift, buckets = constants
@@ -95,7 +121,7 @@ def _counter(layout: Layout) -> Callable:
 
 @functools.cache
 def _product() -> Callable:
-  """Returns the function that multiplies queries with gallery rows."""
+  """The function that multiplies queries with gallery rows."""
   return parallel.pmap(
     lambda query, part: jnp.dot(query, part.T, precision='highest'),
     in_axes=0,
@@ -105,7 +131,7 @@ def _product() -> Callable:
 
 @functools.cache
 def _copy() -> Callable:
-  """Returns the function that copies arrays to every local device."""
+  """The function that copies arrays to every local device."""
   copy = parallel.pmap(lambda _, x: x, in_axes=(0, None), out_axes=0)
   return functools.partial(copy, np.arange(parallel.local_device_count()))
 
@@ -137,54 +163,6 @@ def _gallery(problem, memory):
   return multiply, memory - memory // 4
 
 
-def run(problem, process, processes, memory_limit, add):
-  """Counts a process's share and hands block after block to `add`.
-
-  Every process runs the same programs equally often, as its devices need.
-
-  Args:
-    problem: An `inputs.Problem`.
-    process: Which share of the queries, from 0.
-    processes: How many shares there are.
-    memory_limit: Bytes of working memory: of each accelerator, or of all
-      devices together on CPUs, which share theirs.
-    add: Function of queries [block], average precision and the number of
-      irrelevant items at least as close as the closest relevant one,
-      [policy, cutoff, block].
-
-  Raises:
-    ValueError: If the memory does not hold one query's scores.
-  """
-  devices = parallel.local_device_count()
-  memory = memory_limit // devices if parallel.is_cpu() else memory_limit
-  multiply, memory = _gallery(problem, memory)
-  constants = problem.scale, problem.shift, problem.buckets
-  if np.any(problem.sources != np.arange(problem.sources.size)):
-    constants = problem.sources, *constants
-  constants = _copy()(constants)
-  most = -(-len(problem.queries) // (devices * processes))
-  pending = collections.deque()
-  start = 0
-  while start < len(problem.queries):
-    layout = make_layout(problem, problem.positives[start], most, memory)
-    share = devices * layout.block
-    rows = problem.queries[start + process * share :][:share]
-    start += processes * share
-    # The last blocks are filled up with copies of the last query.
-    filler = np.repeat(problem.queries[-1:], share - len(rows))
-    padded = np.append(rows, filler)
-    query, *lists = (
-      x.reshape(devices, layout.block, *x.shape[1:])
-      for x in _block_inputs(problem, padded, layout.width)
-    )
-    out = _counter(layout)(multiply(query), lists, constants)
-    pending.append((rows, out))
-    if len(pending) == _AHEAD:
-      add(*_fetch(problem, *pending.popleft()))
-  for block in pending:
-    add(*_fetch(problem, *block))
-
-
 def _block_inputs(problem, rows, width):
   """Returns queries, positives, their count, and columns to leave out."""
   size = problem.gallery_size
@@ -195,18 +173,14 @@ def _block_inputs(problem, rows, width):
     members.append(np.setdiff1d(member, twin) if twin.size else member)
     twins.append(np.append(twin, twin + size))
   most = max(len(twin) for twin in twins)
+  # Rows are read in increasing order, repeated or not.
+  distinct, inverse = np.unique(rows, return_inverse=True)
   return (
-    _rows(problem.query, rows),
+    inputs.float32(problem.query, distinct)[inverse],
     _pad(members, width, 0),
     np.array([len(member) for member in members], np.int32),
     _pad(twins, 1 << most.bit_length(), 2 * size),
   )
-
-
-def _rows(array, rows):
-  """Reads rows in any order, repeated or not, in increasing order."""
-  rows, inverse = np.unique(rows, return_inverse=True)
-  return inputs.float32(array, rows)[inverse]
 
 
 def _pad(lists, width, value):
@@ -220,9 +194,8 @@ def _fetch(problem, rows, out):
   """Waits for a block; returns the arguments of `add`."""
   values = []
   for value in map(np.asarray, out):
-    _, _, chunks, policies, chunk = value.shape
     # [device, block, chunks, policy, chunk] -> [policy, cutoff, query]
-    value = value.reshape(-1, chunks, policies, chunk).transpose(2, 1, 3, 0)
-    value = value.reshape(policies, chunks * chunk, -1)
+    value = np.concatenate(value).transpose(2, 1, 3, 0)
+    value = value.reshape(len(value), -1, value.shape[-1])
     values.append(value[:, : problem.num_cutoffs, : len(rows)])
   return rows, *values

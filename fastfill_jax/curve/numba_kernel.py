@@ -65,9 +65,8 @@ def _thresholds(scores):
 def _table(thresholds, cells):
   """Cuts the score range into cells.
 
-  Returns:
-    The lowest threshold, cells per unit of score, and the number of
-    thresholds below each cell.
+  Returns the lowest threshold, cells per unit of score, and the number of
+  thresholds below each cell.
   """
   size = thresholds.size
   low = thresholds[0]
@@ -89,18 +88,9 @@ def _table(thresholds, cells):
 def _count(aligned, new, thresholds, base, items, before, after):
   """Ranks every item among the thresholds in both states.
 
-  Args:
-    aligned: float32 scores [gallery].
-    new: float32 scores [gallery].
-    thresholds: Increasing float32 [threshold], and infinity after the last.
-    base: Zeros [threshold + 1]; filled with the number of items of each rank
-      in the aligned state.
-    items: Filled with the items whose rank changes when they are backfilled.
-    before: Filled with those items' ranks in the aligned state.
-    after: Filled with those items' ranks in the new state.
-
-  Returns:
-    How many items change their rank.
+  Counts the items of each aligned rank into `base` [threshold + 1]. Fills
+  `items` with those whose rank changes when they are backfilled, `before` and
+  `after` with their ranks, and returns how many they are.
   """
   cells = 1024
   while cells < 16 * thresholds.size and cells < 32768:
@@ -163,13 +153,11 @@ def _walk(base, changes, order, group, turns, precision, closest, ranks):
     begin = end
     while begin > 0 and group[order[begin - 1]] == threshold:
       begin -= 1
-      active = _active(order[begin], turns, cutoffs)
-      _increment(relevant[active])
+      _increment(relevant[_active(order[begin], turns, cutoffs)])
     for i in range(begin, end):
       active = _active(order[i], turns, cutoffs)
-      _record(
-        relevant[active], everyone[active], precision[active], closest[active]
-      )
+      here = relevant[active], everyone[active]
+      _record(*here, precision[active], closest[active])
       if ranks.size:
         ranks[order[i] % turns.size, active] = everyone[active]
     end = begin
@@ -229,13 +217,11 @@ def block(scores, columns, twins, members, buckets, table_size, out, all_ranks):
   average_precision, closer = out
   policies, cutoffs, queries = closer.shape
   size = buckets.shape[1]
-  items = np.empty(size + 1, np.int32)
-  before = np.empty(size + 1, np.int32)
-  after = np.empty(size + 1, np.int32)
+  items, before, after = np.empty((3, size + 1), np.int32)
   table = np.empty(table_size, np.int32)
+  copies, sources, scale, shift = columns
   begin = 0
   for query in range(queries):
-    copies, sources, scale, shift = columns
     twin = twins[0][twins[1][query, 0] : twins[1][query, 1]]
     _score(scores[query], copies, sources, scale, shift, twin)
     aligned, new = scores[query, :size], scores[query, size:]
@@ -264,9 +250,8 @@ def block(scores, columns, twins, members, buckets, table_size, out, all_ranks):
         turns = np.maximum(buckets[policy][positives] - start, 0)
         precision = np.zeros(stop - start)
         closest = np.full(stop - start, size, np.int32)
-        ranks = np.empty(
-          (positives.size if all_ranks.size else 0, stop - start), np.int32
-        )
+        ranked = positives.size if all_ranks.size else 0
+        ranks = np.empty((ranked, stop - start), np.int32)
         _walk(base, changes, order, group, turns, precision, closest, ranks)
         for i in range(len(ranks)):
           all_ranks[policy, places[i], start:stop] = ranks[i]

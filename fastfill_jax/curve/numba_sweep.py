@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import queue
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -25,11 +26,8 @@ def run(problem, process, processes, memory_limit, add, with_ranks=False):
       [policy, cutoff, block]; threads call it at once.
     with_ranks: Whether `add` also takes the ranks of the block's relevant
       items, [policy, member, cutoff] as in `numba_kernel.block`; 0 for twins.
-
-  Raises:
-    ValueError: If the memory does not hold one query's scores.
   """
-  space = Workspace(problem, memory_limit)
+  space = share_out(problem, memory_limit)
   queries = problem.queries[process::processes]
   copies = np.flatnonzero(problem.sources != np.arange(problem.sources.size))
   blocks = range(0, len(queries), space.block)
@@ -71,39 +69,38 @@ def run(problem, process, processes, memory_limit, add, with_ranks=False):
       pass
 
 
-class Workspace:
-  """How the memory is shared out.
+class Workspace(NamedTuple):
+  """How the memory is shared out."""
 
-  Attributes:
-    workers: Threads.
-    block: Queries of one thread at a time.
-    rows: Gallery rows read at a time.
-    table_size: Numbers in a thread's table [threshold + 1, cutoff].
-  """
+  workers: int  # Threads.
+  block: int  # Queries of one thread at a time.
+  rows: int  # Gallery rows read at a time.
+  table_size: int  # Numbers in a thread's table [threshold + 1, cutoff].
 
-  def __init__(self, problem, memory_limit):
-    size = problem.gallery_size
-    policies, cutoffs = len(problem.buckets), problem.num_cutoffs
-    width = 4 * problem.query.shape[1]
-    # Bytes: per query its scores, its row and what `add` makes of it; per
-    # thread three lists of items, and a row of the table as 4-byte counts.
-    query = 8 * size + width + 64 * policies * cutoffs
-    thread = 12 * size + 64 * (2 * int(problem.positives[0]) + 1)
-    least = query + thread + 4 * width
-    if memory_limit < least:
-      raise ValueError(
-        f'memory_limit={memory_limit} does not hold the scores of one query '
-        f'against {size} items: give at least {least} bytes.'
-      )
-    self.workers = int(
-      min(numba.config.NUMBA_NUM_THREADS, memory_limit // least)
+
+def share_out(problem, memory_limit: int) -> Workspace:
+  """Shares out the memory, in bytes."""
+  size = problem.gallery_size
+  policies, cutoffs = len(problem.buckets), problem.num_cutoffs
+  width = 4 * problem.query.shape[1]
+  thresholds = 2 * int(problem.positives[0]) + 1
+  # Bytes: per query its scores, its row and what `add` makes of it; per
+  # thread three lists of items, and a row of the table as 4-byte counts.
+  query = 8 * size + width + 64 * policies * cutoffs
+  thread = 12 * size + 64 * thresholds
+  least = query + thread + 4 * width
+  if memory_limit < least:
+    raise ValueError(
+      f'memory_limit={memory_limit} does not hold the scores of one query '
+      f'against {size} items: give at least {least} bytes.'
     )
-    share = memory_limit // self.workers - thread
-    self.block = int(min(max(1, share // 2 // query), _QUERIES))
-    rest = share - self.block * query
-    self.rows = int(min(max(1, rest // 2 // width), size))
-    thresholds = 2 * int(problem.positives[0]) + 1
-    self.table_size = int(max(thresholds, min(rest // 8, thresholds * cutoffs)))
+  workers = min(numba.config.NUMBA_NUM_THREADS, memory_limit // least)
+  share = memory_limit // workers - thread
+  block = min(max(1, share // 2 // query), _QUERIES)
+  rest = share - block * query
+  rows = min(max(1, rest // 2 // width), size)
+  table_size = max(thresholds, min(rest // 8, thresholds * cutoffs))
+  return Workspace(*map(int, (workers, block, rows, table_size)))
 
 
 def _products(problem, queries, rows, out):

@@ -1,11 +1,9 @@
 """Metrics of listed relevant items, through the one-pass sweep.
 
-Where labels say what is relevant, `curve.sweep` is enough. Judgements come as
-pairs of a query and an item with a grade, and without either a query's nearest
-items in the new space can stand in for them. Both are a list of items a query,
-and all that their metrics read are the ranks of these items at each cut-off: a
-rank is the number of items at least as close, itself included, so that ties
-count against the order.
+Judgements are pairs of a query and an item with a grade; without any a query's
+nearest items in the new space can stand in for them. All that the metrics read
+are the ranks of these items at each cut-off: a rank is the number of items at
+least as close, itself included, so that ties count against the order.
 
   metric      of a query                                       grades
   mAP         mean over its items of (items as high) / rank    any
@@ -20,7 +18,6 @@ Moffat and Zobel, 2010) is the mean over depths d of the overlap of the first d,
 with weights p^(d-1); here d ends at the longest reference.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,19 +46,9 @@ def sweep(
 ) -> dict[str, np.ndarray]:
   """Exact metrics of every order at every cut-off, compiled for CPUs.
 
-  Args:
-    query: New embeddings of the queries [query, embedding].
-    aligned: Of the gallery [gallery, embedding]; like `curve.sweep`'s.
-    new: Of the gallery [gallery, embedding].
-    relevant: Pairs of a query and an item, int [2, pair].
-    grades: Of every pair, positive [pair].
-    orders: First to be backfilled first, int [policy, gallery].
-    cutoffs: Increasing numbers of backfilled items, int [cutoff].
-    metrics: Names as in the module's table.
-    distance: 'l2' or 'cosine'.
-    query_ids: Integers or strings [query].
-    gallery_ids: Items with a query's id are left out of its ranking.
-    memory_limit: Bytes of working memory.
+  In place of the labels of `curve.sweep` it takes `relevant`, pairs of a query
+  and an item, int [2, pair], and their `grades`, positive [pair]. The cut-offs
+  have to increase; `metrics` are names as in the module's table.
 
   Returns:
     {metric: float32 [policy, cutoff, query]}, NaN for queries without a
@@ -72,26 +59,22 @@ def sweep(
   """
   from fastfill_jax.curve import numba_sweep
 
-  functions = {name: _parse(name) for name in metrics}
+  functions = {name: _parse(name) for name in metrics if name != 'mAP'}
   relevant, grades = np.asarray(relevant), np.asarray(grades, np.float64)
   if grades.shape != relevant.shape[1:] or (grades <= 0).any():
     raise ValueError(
       f'grades must be positive, one for each of {relevant.shape[1:]} pairs; '
       f'got {grades.shape}, the least {grades.min(initial=np.inf)}.'
     )
-  if (np.diff(cutoffs) <= 0).any():
-    raise ValueError(f'cutoffs must increase, got {cutoffs}.')
   problem = inputs.prepare(
     query,
     aligned,
     new,
     None,
-    None,
     orders,
     np.asarray(cutoffs),
     distance=distance,
-    query_ids=query_ids,
-    gallery_ids=gallery_ids,
+    ids=(query_ids, gallery_ids),
     relevant=relevant,
   )
   # The sweep lists a query's items in their own order.
@@ -104,29 +87,23 @@ def sweep(
     spans = problem.member_spans[rows]
     members = np.concatenate([np.arange(*span) for span in spans])
     starts = np.cumsum(np.r_[0, np.diff(spans)[:-1, 0]])
+    if 'mAP' in values:
+      values['mAP'][..., rows] = precision
     for name, function in functions.items():
-      if function is None:
-        values[name][..., rows] = precision
-      else:
-        of_query = function(ranks, grades[members], starts)
-        values[name][..., rows] = np.swapaxes(of_query, 1, 2)
+      of_query = function(ranks, grades[members], starts)
+      values[name][..., rows] = np.swapaxes(of_query, 1, 2)
 
   numba_sweep.run(problem, 0, 1, memory_limit, add, with_ranks=True)
   return values
 
 
-def ndcg(ranks, grades, starts, k) -> np.ndarray:
-  """nDCG@k; ranks [policy, member, cutoff], grades [member].
+# All of these take the ranks of the items of one query after another, int32
+# [policy, member, cutoff], 0 for items that are left out; the items' grades
+# [member]; where each query's items begin [query]; and a depth. They return
+# [policy, query, cutoff].
 
-  Args:
-    ranks: Of the items of one query after another; 0 for left out items.
-    grades: Of these items.
-    starts: Where each query's items begin [query].
-    k: Depth.
 
-  Returns:
-    [policy, query, cutoff].
-  """
+def _ndcg(ranks, grades, starts, k):
   ranks, left = _real(ranks)
   grades = np.where(left, 0, grades)
   hits = (ranks <= k) / np.log2(1 + np.minimum(ranks, k).astype(np.float64))
@@ -138,21 +115,16 @@ def ndcg(ranks, grades, starts, k) -> np.ndarray:
   return gained / np.add.reduceat(best, starts)[None, :, None]
 
 
-def mrr(ranks, grades, starts, k) -> np.ndarray:
-  """Reciprocal rank of the first relevant item; arguments as in `ndcg`."""
+def _mrr(ranks, grades, starts, k):
   first = np.minimum.reduceat(_real(ranks)[0], starts, axis=1)
   return np.where(first <= k, 1 / first, 0)
 
 
-def recall(ranks, grades, starts, k) -> np.ndarray:
-  """Share of the relevant items among the first k; as in `ndcg`."""
-  ranks, left = _real(ranks)
-  hits = np.add.reduceat((ranks <= k).astype(np.int64), starts, axis=1)
-  return hits / np.add.reduceat(~left * 1, starts)[None, :, None]
+def _recall(ranks, grades, starts, k):
+  return _overlap(ranks, np.zeros_like(grades), starts, k)
 
 
-def overlap(ranks, grades, starts, k) -> np.ndarray:
-  """Share of the first k references among the first k; as in `ndcg`."""
+def _overlap(ranks, grades, starts, k):
   ranks, left = _real(ranks)
   mine = (grades <= k) & ~left
   both = (ranks <= k) & mine[None, :, None]
@@ -160,8 +132,7 @@ def overlap(ranks, grades, starts, k) -> np.ndarray:
   return hits / np.maximum(np.add.reduceat(mine * 1, starts), 1)[None, :, None]
 
 
-def rbo(ranks, grades, starts, p) -> np.ndarray:
-  """Rank-biased overlap; arguments as in `ndcg`, p in (0, 1)."""
+def _rbo(ranks, grades, starts, p):
   ranks, _ = _real(ranks)
   depth = int(grades.max())
   weights = p ** np.arange(depth)
@@ -173,19 +144,16 @@ def rbo(ranks, grades, starts, p) -> np.ndarray:
   return np.add.reduceat(gained, starts, axis=1)
 
 
-_METRICS: dict[str, Callable[..., np.ndarray]] = {
-  'ndcg': ndcg,
-  'mrr': mrr,
-  'recall': recall,
-  'overlap': overlap,
-  'rbo': rbo,
-}
+def _real(ranks):
+  """Puts items that are left out behind all others; says which they are."""
+  return np.where(ranks > 0, ranks, _FAR), ranks[0, :, 0] == 0
 
 
-def _parse(name: str) -> Callable[..., np.ndarray] | None:
-  """The function of a metric's name; None for 'mAP', which the sweep has."""
-  if name == 'mAP':
-    return None
+_METRICS = {f.__name__[1:]: f for f in (_ndcg, _mrr, _recall, _overlap, _rbo)}
+
+
+def _parse(name: str) -> Callable[..., np.ndarray]:
+  """The function of a metric's name, but for 'mAP', which the sweep has."""
   kind, _, depth = name.partition('@')
   try:
     choices.check('metric', kind, (*_METRICS, 'mAP'))
@@ -194,18 +162,12 @@ def _parse(name: str) -> Callable[..., np.ndarray] | None:
     raise ValueError(f'{name!r} is not a metric: {error}') from None
   if not (0 < number < 1 if kind == 'rbo' else number >= 1):
     raise ValueError(f'{name!r}: a depth is at least 1, a p between 0 and 1.')
-  keyword = {'p' if kind == 'rbo' else 'k': number}
-  return functools.partial(_METRICS[kind], **keyword)
-
-
-def _real(ranks):
-  """Puts items that are left out behind all others; says which they are."""
-  return np.where(ranks > 0, ranks, _FAR), ranks[0, :, 0] == 0
+  return lambda *arguments: _METRICS[kind](*arguments, number)
 
 
 def neighbours(
-  query: Any,
-  gallery: Any,
+  query: np.ndarray,
+  gallery: np.ndarray,
   depth: int,
   *,
   distance: str = 'l2',
@@ -215,14 +177,8 @@ def neighbours(
 ) -> np.ndarray:
   """The nearest items of each query, nearest first, int [query, depth].
 
-  Args:
-    query: [query, embedding].
-    gallery: [gallery, embedding]; read in slices.
-    depth: How many.
-    distance: 'l2' or 'cosine'.
-    query_ids: Integers [query].
-    gallery_ids: Items with a query's id are no neighbours of it.
-    block: Scores held at a time.
+  Items with a query's id, an integer, are no neighbours of it. `block` scores
+  are held at a time.
 
   Raises:
     ValueError: If the gallery holds fewer items than that.
@@ -230,37 +186,21 @@ def neighbours(
   room = len(gallery) - (query_ids is not None)
   if not 1 <= depth <= room:
     raise ValueError(f'depth={depth} neighbours of a gallery of {room} items.')
-  rows = min(len(gallery), max(depth, 16_384))
-  best = []
-  for start in range(0, len(query), max(1, block // rows)):
-    part = slice(start, start + max(1, block // rows))
-    mine = inputs.float32(query, part)
-    scores = np.empty((len(mine), 0), np.float32)
-    items = np.empty((len(mine), 0), np.int64)
-    for first in range(0, len(gallery), rows):
-      held = inputs.float32(gallery, slice(first, first + rows))
-      fresh = _similarity(mine, held, distance)
-      if query_ids is not None:
-        theirs = gallery_ids[first : first + rows]
-        fresh[query_ids[part][:, None] == theirs[None]] = -np.inf
-      number = np.arange(first, first + len(held))
-      scores = np.hstack([scores, fresh])
-      items = np.hstack([items, np.broadcast_to(number, fresh.shape)])
-      scores, items = _keep(scores, items, depth)
-    order = np.argsort(-scores, axis=1, kind='stable')
-    best.append(np.take_along_axis(items, order, axis=1))
-  return np.concatenate(best)
-
-
-def _similarity(query, gallery, distance):
+  gallery = np.asarray(gallery, np.float32)
   square = np.einsum('ge,ge->g', gallery, gallery)
-  if distance == 'l2':
-    return query @ gallery.T - square / 2
-  return query @ gallery.T / np.sqrt(np.where(square > 0, square, 1))
-
-
-def _keep(scores, items, depth):
-  if scores.shape[1] <= depth:
-    return scores, items
-  kept = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
-  return tuple(np.take_along_axis(x, kept, axis=1) for x in (scores, items))
+  rows = max(1, block // len(gallery))
+  best = []
+  for start in range(0, len(query), rows):
+    part = slice(start, start + rows)
+    scores = np.asarray(query[part], np.float32) @ gallery.T
+    if distance == 'l2':
+      scores -= square / 2
+    else:
+      scores /= np.sqrt(np.where(square > 0, square, 1))
+    if query_ids is not None:
+      scores[query_ids[part][:, None] == gallery_ids[None]] = -np.inf
+    kept = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+    scores = np.take_along_axis(scores, kept, axis=1)
+    order = np.argsort(-scores, axis=1, kind='stable')
+    best.append(np.take_along_axis(kept, order, axis=1))
+  return np.concatenate(best)

@@ -17,7 +17,7 @@ _UNIT = 2.0**-40
 class Totals:
   """Sums over queries of the metrics, of the areas, and of their squares.
 
-  Attributes:
+  Args:
     shape: Numbers of policies and of cut-offs.
     inverse: Place of each cut-off among the different ones [cutoff].
     queries: Number of queries if their own results are wanted, else 0.
@@ -26,12 +26,10 @@ class Totals:
   def __init__(self, shape, inverse, queries):
     self._inverse = inverse
     self._count = np.zeros(1, np.int64)
-    self._points = np.zeros((len(METRICS), 2, *shape), np.int64)
-    self._areas = np.zeros((len(METRICS), 2, shape[0]), np.int64)
-    self._per_query = None
-    if queries:
-      shape = len(METRICS), *shape, queries
-      self._per_query = np.full(shape, np.nan, np.float32)
+    self._points = np.zeros((2, len(METRICS), *shape), np.int64)
+    self._areas = np.zeros((2, len(METRICS), shape[0]), np.int64)
+    shape = len(METRICS), *shape, queries
+    self._per_query = np.full(shape, np.nan, np.float32)
     self._lock = threading.Lock()
 
   def add(self, queries, average_precision, closer):
@@ -49,9 +47,9 @@ class Totals:
       points = _sums(value)
       areas = _sums(value.mean(axis=1, dtype=np.float64))
       with self._lock:
-        self._points[metric] += points
-        self._areas[metric] += areas
-      if self._per_query is not None:
+        self._points[:, metric] += points
+        self._areas[:, metric] += areas
+      if self._per_query.size:
         self._per_query[metric][..., queries] = value
     with self._lock:
       self._count += len(queries)
@@ -65,17 +63,20 @@ class Totals:
   def result(self) -> dict[str, Any]:
     """Returns what `curve.sweep` returns."""
     count = int(self._count[0])
-    result = {}
-    errors, area_errors = {}, {}
-    for metric, name in enumerate(METRICS):
-      result[name], errors[name] = _moments(self._points[metric], count)
-      _, area_errors[name] = _moments(self._areas[metric], count)
-    result['standard_error'] = errors
-    result['area_standard_error'] = area_errors
-    if self._per_query is not None:
-      result['per_query'] = dict(zip(METRICS, self._per_query, strict=True))
-    result['num_queries'] = count
+    mean, error = _moments(self._points, count)
+    _, of_area = _moments(self._areas, count)
+    result = _by_name(mean) | {
+      'standard_error': _by_name(error),
+      'area_standard_error': _by_name(of_area),
+      'num_queries': count,
+    }
+    if self._per_query.size:
+      result['per_query'] = _by_name(self._per_query)
     return result
+
+
+def _by_name(values):
+  return dict(zip(METRICS, values, strict=True))
 
 
 def _sums(values):

@@ -1,13 +1,9 @@
 """Nearest neighbours in a gallery that is overwritten while it is searched.
 
 `ExactIndex` compares every pair, anywhere; `ScannIndex` approximates, on
-Linux. Both are an `Index`: build or load, then search and upsert, one thread
-at a time. A search returns distances, smaller is closer, whatever the
-geometry:
-
-  'l2'      squared Euclidean distance
-  'cosine'  1 - cosine similarity
-  'dot'     minus the inner product
+Linux. Both are an `Index`: build, then search and upsert, one thread at a
+time. A search returns distances, smaller is closer: squared Euclidean for
+'l2', 1 - cosine similarity for 'cosine'.
 """
 
 from absl import logging
@@ -25,12 +21,9 @@ NAMES = ('auto', 'exact', 'scann')
 
 
 def make_index(name: str = 'auto', distance: str = 'l2', **options) -> Index:
-  """Makes an empty index.
+  """Makes an empty index; 'auto' is ScaNN where it is installed, else exact.
 
-  Args:
-    name: 'exact', 'scann', or 'auto': ScaNN where it is installed.
-    distance: 'l2', 'cosine' or 'dot'.
-    **options: ScannIndex's; an exact search has no use for them.
+  Options are ScannIndex's; an exact search has no use for them.
 
   Raises:
     ImportError: If ScaNN is asked for by name and not installed.

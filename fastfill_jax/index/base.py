@@ -1,14 +1,12 @@
-"""What every index shares: ids, validation, and the folder it is saved in."""
+"""What every index shares: ids, and the validation of what comes in."""
 
 import abc
-import json
-import pathlib
 
 import numpy as np
 
 from fastfill_jax import choices
 
-DISTANCES = ('l2', 'cosine', 'dot')
+DISTANCES = ('l2', 'cosine')
 # Longer vectors overflow float32 once their distances are summed.
 _MAX_SQUARED_NORM = 1e36
 
@@ -39,11 +37,11 @@ def prepare(
   Args:
     name: What errors call them.
     embeddings: Real numbers [row, embedding].
-    distance: 'l2', 'cosine' or 'dot'.
-    dim: The embedding dimension that is expected, if one is.
+    distance: For 'cosine' they come back at length 1.
+    dim: The width that is expected, if one is.
 
   Returns:
-    float32 [row, embedding], of length 1 for 'cosine'.
+    float32 [row, embedding].
 
   Raises:
     ValueError: If they are anything else, or not finite, or so long that
@@ -86,10 +84,8 @@ class Index(abc.ABC):
   that it could not finish: a call that raises leaves the index as it was.
 
   Args:
-    distance: 'l2', 'cosine' or 'dot'.
+    distance: 'l2' or 'cosine'.
   """
-
-  name: str
 
   def __init__(self, distance: str = 'l2'):
     self.distance = choices.check('distance', distance, DISTANCES)
@@ -101,30 +97,18 @@ class Index(abc.ABC):
     return len(self._row_of)
 
   def build(self, embeddings, ids=None):
-    """Fills the index anew.
-
-    Args:
-      embeddings: [gallery, embedding], at least one.
-      ids: [gallery] integers or strings, unique; None numbers them from 0.
-
-    Raises:
-      ValueError: If the embeddings are not finite or do not fit the ids.
-    """
+    """Fills the index anew; without ids items are numbered from 0."""
     embeddings = prepare('embeddings', embeddings, self.distance)
     if not embeddings.size:
       raise ValueError(f'Embeddings {embeddings.shape} are empty.')
     n, dim = embeddings.shape
     ids = np.arange(n) if ids is None else check_ids(ids, n)
     self._build(embeddings)
-    self._dim = dim
-    self._set_ids(ids)
+    self._dim, self._ids = dim, ids
+    self._row_of = {i: row for row, i in enumerate(ids.tolist())}
 
   def search(self, query, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the k nearest gallery items, nearest first.
-
-    Args:
-      query: [query, embedding].
-      k: How many, from 1 to the size of the gallery.
+    """Finds the k nearest gallery items of each query, nearest first.
 
     Returns:
       Ids [query, k] and float32 distances [query, k].
@@ -143,10 +127,6 @@ class Index(abc.ABC):
 
   def upsert(self, ids, embeddings):
     """Overwrites the embeddings of known ids, adds those of new ones.
-
-    Args:
-      ids: [batch], unique, of the type that the gallery's ids have.
-      embeddings: [batch, embedding].
 
     Raises:
       ValueError: If anything does not fit; nothing is written then.
@@ -173,43 +153,6 @@ class Index(abc.ABC):
     """Trains the index anew if upserts have made it stale; whether it did."""
     return False
 
-  def save(self, directory):
-    """Writes the index to a folder, over one that is there.
-
-    Raises:
-      ValueError: If the index is empty.
-    """
-    self._check_filled()
-    directory = pathlib.Path(directory).absolute()
-    directory.mkdir(parents=True, exist_ok=True)
-    # Written last: without it the folder is no index.
-    description = directory / 'index.json'
-    description.unlink(missing_ok=True)
-    np.save(directory / 'ids.npy', self._ids)
-    state = self._save(directory)
-    kind = {'name': self.name, 'distance': self.distance, 'dim': self._dim}
-    description.write_text(json.dumps({**kind, 'state': state}))
-
-  def load(self, directory):
-    """Fills the index from a folder.
-
-    Raises:
-      ValueError: If there is none of this backend and distance.
-    """
-    directory = pathlib.Path(directory).absolute()
-    try:
-      saved = json.loads((directory / 'index.json').read_text())
-    except FileNotFoundError:
-      raise ValueError(f'No index in {directory}.') from None
-    if (saved['name'], saved['distance']) != (self.name, self.distance):
-      raise ValueError(
-        f'{directory} holds a {saved["name"]} index by {saved["distance"]}, '
-        f'not a {self.name} index by {self.distance}.'
-      )
-    self._load(directory, saved['state'])
-    self._dim = saved['dim']
-    self._set_ids(np.load(directory / 'ids.npy'))
-
   @abc.abstractmethod
   def _build(self, embeddings): ...
 
@@ -219,20 +162,7 @@ class Index(abc.ABC):
   @abc.abstractmethod
   def _write(self, rows, embeddings): ...
 
-  @abc.abstractmethod
-  def _save(self, directory) -> dict: ...
-
-  @abc.abstractmethod
-  def _load(self, directory, state): ...
-
-  def _set_ids(self, ids):
-    self._ids = ids
-    self._row_of = {i: row for row, i in enumerate(ids.tolist())}
-
   def _fit(self, name, embeddings):
-    self._check_filled()
-    return prepare(name, embeddings, self.distance, self._dim)
-
-  def _check_filled(self):
     if not len(self):
-      raise ValueError('The index is empty: build or load it first.')
+      raise ValueError('The index is empty: build it first.')
+    return prepare(name, embeddings, self.distance, self._dim)

@@ -18,8 +18,6 @@ class ExactIndex(base.Index):
   the earlier row comes first.
   """
 
-  name = 'exact'
-
   def _build(self, embeddings):
     self._embeddings = self._with_bias(embeddings)
 
@@ -54,8 +52,7 @@ class ExactIndex(base.Index):
     if self.distance == 'l2':
       difference = query - embeddings
       return np.einsum('...d,...d->...', difference, difference)
-    similarity = np.einsum('...d,...d->...', query, embeddings)
-    return 1 - similarity if self.distance == 'cosine' else -similarity
+    return 1 - np.einsum('...d,...d->...', query, embeddings)
 
   def _write(self, rows, embeddings):
     needed = int(rows.max()) + 1
@@ -65,13 +62,6 @@ class ExactIndex(base.Index):
       grown[: len(self)] = self._embeddings[: len(self)]
       self._embeddings = grown
     self._embeddings[rows] = self._with_bias(embeddings)
-
-  def _save(self, directory):
-    np.save(directory / 'embeddings.npy', self._embeddings[: len(self), :-1])
-    return {}
-
-  def _load(self, directory, state):
-    self._build(np.load(directory / 'embeddings.npy'))
 
 
 def _largest(scores: np.ndarray, k: int) -> np.ndarray:
@@ -91,13 +81,8 @@ def _largest(scores: np.ndarray, k: int) -> np.ndarray:
   best = np.argpartition(maxima, groups - k, axis=1)[:, groups - k :]
   members = best[:, None, :] + groups * np.arange(size)[:, None]
   rest = np.arange(size * groups, columns)
-  candidates = np.concatenate(
-    [
-      members.reshape(len(scores), -1),
-      np.broadcast_to(rest, (len(scores), len(rest))),
-    ],
-    axis=1,
-  )
+  rest = np.broadcast_to(rest, (len(scores), len(rest)))
+  candidates = np.hstack([members.reshape(len(scores), -1), rest])
   values = np.take_along_axis(scores, candidates, axis=1)
   chosen = np.argpartition(values, values.shape[1] - k, axis=1)[:, -k:]
   return np.take_along_axis(candidates, chosen, axis=1)

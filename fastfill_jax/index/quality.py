@@ -8,34 +8,24 @@ import numpy as np
 from fastfill_jax import metrics
 from fastfill_jax.index import base, exact
 
-# Rows of the new embeddings that are checked at once.
-_CHECKED_ROWS = 65_536
+_RECALL_QUERIES = 1000  # Evenly spaced, on which recall@k is measured.
 
 
 def recall(index_ids, exact_ids) -> float:
   """Share of the true k nearest items that an index found: recall@k.
 
-  Args:
-    index_ids: What the index found, [query, k].
-    exact_ids: What an exact search found, [query, k]. Of items equally far at
-      the k-th place either search keeps any, so ties there count as misses.
+  Both are [query, k]. Of items equally far at the k-th place either search
+  keeps any, so ties there count as misses.
 
   Raises:
     ValueError: If the shapes differ or are empty.
   """
   index_ids, exact_ids = np.asarray(index_ids), np.asarray(exact_ids)
-  if index_ids.shape != exact_ids.shape or index_ids.ndim != 2:
-    raise ValueError(
-      f'Ids {index_ids.shape} and {exact_ids.shape} are not both [query, k].'
-    )
-  if not exact_ids.size:
-    raise ValueError(f'Ids {exact_ids.shape} are empty.')
-  both = np.stack([index_ids, exact_ids])
-  values, codes = np.unique(both, return_inverse=True)
-  # A pair of query and id is one number.
-  query = len(values) * np.arange(len(exact_ids))[:, None]
-  found, true = codes.reshape(both.shape) + query
-  return float(np.isin(true, found).mean())
+  shapes = index_ids.shape, exact_ids.shape
+  if shapes[0] != shapes[1] or index_ids.ndim != 2 or not index_ids.size:
+    raise ValueError(f'Ids {shapes[0]} and {shapes[1]} are not [query, k].')
+  found = exact_ids[:, :, None] == index_ids[:, None, :]
+  return float(found.any(axis=2).mean())
 
 
 def served_curve(
@@ -48,10 +38,9 @@ def served_curve(
   order,
   cutoffs,
   *,
+  query_ids,
+  gallery_ids,
   k: int = 100,
-  query_ids=None,
-  gallery_ids=None,
-  recall_queries: int = 1000,
 ) -> dict[str, np.ndarray]:
   """Serves a gallery while it is backfilled: one order, live upserts.
 
@@ -68,41 +57,40 @@ def served_curve(
   Args:
     index: Any index; what it holds is replaced.
     query: New embeddings [query, embedding].
-    aligned: Aligned old embeddings [gallery, embedding].
-    new: New embeddings [gallery, embedding]; an array-like that integer arrays
-      index is read as it is upserted.
+    aligned: [gallery, embedding].
+    new: [gallery, embedding]; read as it is upserted.
     query_labels: [query].
     gallery_labels: [gallery].
     order: Permutation [gallery], first to be backfilled first.
-    cutoffs: Ascending numbers of backfilled items [cutoff], in 0..gallery.
+    cutoffs: Ascending, in 0..gallery [cutoff].
+    query_ids: [query]; gallery items with the query's id are left out.
+    gallery_ids: [gallery].
     k: How many items are retrieved, at least 5.
-    query_ids: [query]; gallery items with the query's id are left out. None
-      where query and gallery are apart.
-    gallery_ids: [gallery], not necessarily unique.
-    recall_queries: Queries, evenly spaced, on which recall@k is measured
-      against an exact search of the same mixed gallery.
 
   Returns:
-    'mAP@<k>', 'cmc@1', 'cmc@5' and 'recall@<k>', float64 [cutoff], and
-    'rebalanced', bool [cutoff].
+    'mAP@<k>', 'cmc@1', 'cmc@5' and 'recall@<k>', against an exact search of
+    the same mixed gallery, float64 [cutoff], and 'rebalanced', bool [cutoff].
 
   Raises:
-    ValueError: If anything does not fit together.
+    ValueError: If k is out of range, the order or the embeddings do not fit,
+      or no query has a relevant item.
   """
   query, aligned = np.asarray(query[:]), np.asarray(aligned[:])
-  _check_embeddings(query, aligned, new, index.distance)
-  order, cutoffs = _check_path(order, cutoffs, len(aligned))
-  sizes = len(query), len(aligned)
-  labels = _codes('labels', query_labels, gallery_labels, sizes)
-  if query_ids is None and gallery_ids is None:
-    # No query's code is a gallery item's.
-    ids = np.full(sizes[0], sizes[1]), np.arange(sizes[1])
-  else:
-    ids = _codes('ids', query_ids, gallery_ids, sizes)
-  num_relevant = _count_relevant(labels, ids)
-  _check_counts(k, recall_queries, sizes[1] - _count(*ids).max())
+  size = len(aligned)
+  labels = _codes(query_labels, gallery_labels)
+  ids = _codes(query_ids, gallery_ids)
+  # Gallery items that have a query's label and its id are not relevant.
+  both = _codes(*(x * size + y for x, y in zip(labels, ids, strict=True)))
+  num_relevant = _count(*labels) - _count(*both)
+  if not num_relevant.any():
+    raise ValueError('No query has a relevant item in the gallery.')
+  most = size - _count(*ids).max()
+  if k not in range(5, most + 1):
+    raise ValueError(f'k={k} is not an integer from 5 to {most}.')
+  if not np.array_equal(np.sort(order), np.arange(size)):
+    raise ValueError(f'order is not a permutation of 0..{size - 1}: {order}.')
 
-  sample = np.linspace(0, sizes[0] - 1, min(recall_queries, sizes[0]))
+  sample = np.linspace(0, len(query) - 1, min(_RECALL_QUERIES, len(query)))
   sample = sample.astype(int)
   truth = exact.ExactIndex(index.distance)
   index.build(aligned)
@@ -126,15 +114,10 @@ def served_curve(
 
 def _retrieve(index, query, ids, k):
   """The k nearest of each query, its own items left out."""
-  query_ids, gallery_ids = ids
-  extra = int(_count(query_ids, gallery_ids).max())
-  rows, distances = index.search(query, k + extra)
-  own = gallery_ids[rows] == query_ids[:, None]
+  found = index.search(query, k + int(_count(*ids).max()))
+  own = ids[1][found[0]] == ids[0][:, None]
   kept = np.argsort(own, axis=1, kind='stable')[:, :k]
-  return (
-    np.take_along_axis(rows, kept, axis=1),
-    np.take_along_axis(distances, kept, axis=1),
-  )
+  return tuple(np.take_along_axis(x, kept, axis=1) for x in found)
 
 
 def _rank_metrics(distances, relevant, num_relevant):
@@ -165,64 +148,7 @@ def _count(query, gallery):
   return np.bincount(gallery, minlength=size)[query]
 
 
-def _count_relevant(labels, ids):
-  """How many gallery items have the query's label and not its id, [query]."""
-  size = max(x.max() for x in ids) + 1
-  pairs = [size * label + i for label, i in zip(labels, ids, strict=True)]
-  _, codes = np.unique(np.concatenate(pairs), return_inverse=True)
-  own = _count(*np.split(codes, [len(labels[0])]))
-  relevant = _count(*labels) - own
-  if not relevant.any():
-    raise ValueError('No query has a relevant item in the gallery.')
-  return relevant
-
-
-def _codes(what, query, gallery, sizes):
+def _codes(query, gallery):
   """Labels or ids as integers from 0, equal where they are equal."""
-  pair = [np.asarray(query), np.asarray(gallery)]
-  shapes = [x.shape for x in pair]
-  if shapes != [(size,) for size in sizes]:
-    raise ValueError(
-      f'The {what} have shapes {shapes[0]} and {shapes[1]}; there are '
-      f'{sizes[0]} queries and {sizes[1]} gallery items.'
-    )
-  _, codes = np.unique(np.concatenate(pair), return_inverse=True)
-  return np.split(codes, [sizes[0]])
-
-
-def _check_embeddings(query, aligned, new, distance):
-  if not len(query) or not len(aligned):
-    raise ValueError(
-      f'There are {len(query)} queries and {len(aligned)} gallery items.'
-    )
-  if len(new) != len(aligned):
-    raise ValueError(
-      f'There are {len(aligned)} aligned and {len(new)} new embeddings.'
-    )
-  base.prepare('aligned', aligned, distance)
-  base.prepare('query', query, distance, aligned.shape[1])
-  for start in range(0, len(new), _CHECKED_ROWS):
-    rows = np.arange(start, min(start + _CHECKED_ROWS, len(new)))
-    base.prepare('new', new[rows], distance, aligned.shape[1])
-
-
-def _check_counts(k, recall_queries, most):
-  if k not in range(5, most + 1):
-    raise ValueError(f'k={k} is not an integer from 5 to {most}.')
-  if recall_queries < 1:
-    raise ValueError(f'recall_queries={recall_queries} is not positive.')
-
-
-def _check_path(order, cutoffs, n):
-  order, cutoffs = np.asarray(order), np.asarray(cutoffs)
-  for name, array in (('order', order), ('cutoffs', cutoffs)):
-    if array.ndim != 1 or array.dtype.kind not in 'iu' or not len(array):
-      raise ValueError(
-        f'{name} is {array.dtype} {array.shape}, not integers [{name}].'
-      )
-  if not np.array_equal(np.sort(order), np.arange(n)):
-    raise ValueError(f'order is not a permutation of 0..{n - 1}: {order}.')
-  steps = np.diff(cutoffs, prepend=0, append=n)
-  if (steps < 0).any():
-    raise ValueError(f'cutoffs do not ascend within 0..{n}: {cutoffs}.')
-  return order, cutoffs
+  _, codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)
+  return np.split(codes, [len(query)])

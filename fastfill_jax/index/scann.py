@@ -16,7 +16,7 @@ import numpy as np
 from fastfill_jax.index import base
 
 # ScaNN's own name of the distance; its cosine is the dot of unit vectors.
-_MEASURES = {'l2': 'squared_l2', 'cosine': 'dot_product', 'dot': 'dot_product'}
+_MEASURES = {'l2': 'squared_l2', 'cosine': 'dot_product'}
 # Stale: the mean quantisation error has grown by this share, or the partitions'
 # weighted imbalance by this much, since they were trained. With 50,000 items
 # that are upserted into an unrelated space the imbalance is this large at 20%,
@@ -24,6 +24,8 @@ _MEASURES = {'l2': 'squared_l2', 'cosine': 'dot_product', 'dot': 'dot_product'}
 # a rotation with cosine 0.85 both stay below, for 0.4 points.
 _STALE_ERROR = 0.1
 _STALE_IMBALANCE = 0.2
+# Candidates that are scored again exactly, at least; 4 k if that is more.
+_REORDER = 100
 # Queries, and embeddings written, that a thread takes at once.
 _SEARCH_BATCH = 64
 _UPSERT_BATCH = 1024
@@ -32,11 +34,8 @@ _UPSERT_BATCH = 1024
 def import_scann():
   """Imports ScaNN without TensorFlow, which it does not need.
 
-  ScaNN imports TensorFlow where it finds it, and fails on a version that it
-  was not built for; so there is none to be found for the duration.
-
-  Raises:
-    ImportError: If ScaNN is not installed; there are wheels for Linux only.
+  It imports TensorFlow where it finds it, and fails on a version that it was
+  not built for; so there is none to be found for the duration.
   """
   hidden = sys.modules.get('tensorflow')
   sys.modules['tensorflow'] = None
@@ -57,11 +56,9 @@ class ScannIndex(base.Index):
   """ScaNN with parameters for the gallery's size when it is built.
 
   Args:
-    distance: 'l2', 'cosine' or 'dot'.
+    distance: 'l2' or 'cosine'.
     leaves_to_search: Share of the partitions searched, in (0, 1]: recall
       against speed. The attribute may be changed between searches.
-    reorder: How many candidates are scored again exactly, at least; four
-      times k if that is more.
     quantise_from: Smallest gallery that is scored by codes. All codes share
       one scale: where a few embeddings are many times longer than the rest,
       recall collapses, and exact scores (a large value here) are the cure.
@@ -72,25 +69,19 @@ class ScannIndex(base.Index):
     ValueError: If an argument is out of range.
   """
 
-  name = 'scann'
-
   def __init__(
     self,
     distance: str = 'l2',
     *,
     leaves_to_search: float = 0.05,
-    reorder: int = 100,
     quantise_from: int = 20_000,
     partition_from: int = 100_000,
   ):
     super().__init__(distance)
     if not 0 < leaves_to_search <= 1:
       raise ValueError(f'leaves_to_search={leaves_to_search} is not in (0, 1].')
-    if reorder < 1:
-      raise ValueError(f'reorder={reorder} is not positive.')
     self._scann = import_scann()
     self.leaves_to_search = leaves_to_search
-    self._reorder = reorder
     self._quantise_from = quantise_from
     self._partition_from = partition_from
 
@@ -105,7 +96,7 @@ class ScannIndex(base.Index):
     if n >= self._quantise_from:
       # The threshold of the paper's experiments; for 'l2' it changes nothing.
       builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
-      builder = builder.reorder(self._reorder)
+      builder = builder.reorder(_REORDER)
     else:
       builder = builder.score_brute_force()
     # No docids: ScaNN's own list of them is left one too long by an upsert
@@ -117,7 +108,7 @@ class ScannIndex(base.Index):
 
   def _search(self, query, k):
     rows, distances = self._search_leaves(
-      query, k, max(self._reorder, 4 * k), self._leaves(self._num_leaves)
+      query, k, max(_REORDER, 4 * k), self._leaves(self._num_leaves)
     )
     # ScaNN pads with NaN where the leaves searched hold fewer than k items.
     short = np.isnan(distances).any(axis=1)
@@ -134,10 +125,8 @@ class ScannIndex(base.Index):
     if self.distance == 'l2':
       # Brute force expands the square, and rounds to either side of 0.
       distances = np.maximum(distances, 0)
-    elif self.distance == 'cosine':
+    else:
       distances = 1 - distances
-    elif self.distance == 'dot':
-      distances = -distances
     return rows.astype(np.int64), distances
 
   def _write(self, rows, embeddings):
@@ -167,14 +156,3 @@ class ScannIndex(base.Index):
 
   def _leaves(self, num_leaves):
     return math.ceil(self.leaves_to_search * num_leaves)
-
-  def _save(self, directory):
-    # Relative paths: the folder may be moved.
-    self._searcher.serialize(str(directory), True)
-    return {'num_leaves': self._num_leaves, 'trained': self._trained}
-
-  def _load(self, directory, state):
-    self._searcher = self._scann.load_searcher(str(directory)).searcher
-    self._searcher.initialize_health_stats()
-    self._num_leaves = state['num_leaves']
-    self._trained = state['trained']

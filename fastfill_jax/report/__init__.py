@@ -4,8 +4,8 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import rich.table
 
 from fastfill_jax.report import (
@@ -19,9 +19,6 @@ from fastfill_jax.report import (
 )
 from fastfill_jax.storage import artifact
 
-if TYPE_CHECKING:
-  import pandas as pd
-
 Result = result.Result
 
 
@@ -32,11 +29,11 @@ def write(
   title: str,
   settings: Mapping[str, object],
   versions: Mapping[str, object],
-  published: tables.Published | None = None,
-  training: Mapping[str, str | os.PathLike[str]] | None = None,
-  main: str | None = None,
-  stale: Mapping[str, Sequence[str]] | None = None,
-  sequence: Sequence['pd.DataFrame'] = (),
+  published: tables.Published,
+  training: Mapping[str, str | os.PathLike[str]],
+  main: str,
+  stale: Mapping[str, Sequence[str]],
+  sequence: Sequence[pd.DataFrame],
 ) -> None:
   """Writes the tables and figures of all results, replacing earlier ones.
 
@@ -50,42 +47,37 @@ def write(
       % as printed and, under 'source', where.
     training: Path of metrics.jsonl by name; 'group/run' puts the runs of one
       group, such as its seeds, in one panel.
-    main: The alignment drawn in detail; by default the best one that predicts
-      its uncertainty.
+    main: The alignment drawn in detail.
     stale: By the name of a result of other code, the files that changed.
     sequence: Of every seed, the table of the stage 'sequence'.
 
   Raises:
-    ValueError: Results do not belong together, `main` is none of their
-      alignments, or a published number is not of a known metric.
+    ValueError: Results do not belong together, or a published number is not
+      of a known metric.
   """
   result.check(results)
-  tables.check_published(published or {})
-  table = summary.summarise(results)
-  main = summary.main_alignment(table) if main is None else main
-  if main not in set(table.alignment):
-    raise ValueError(
-      f'main={main!r} is no alignment; expected one of '
-      f'{sorted(set(table.alignment))}.'
-    )
-  figures = _figures(results, main, training or {})
+  tables.check_published(published)
+  figures = {
+    'curves': plots.curves(results, main),
+    'alignments': plots.alignments(results),
+    'uncertainty': plots.uncertainty(results, main),
+    'training': plots.training(training),
+    'groups': plots.subgroups(results, main),
+  }
+  figures = {
+    name: drawn for name, drawn in figures.items() if drawn is not None
+  }
   texts = {
     'config.json': json.dumps(settings, indent=2) + '\n',
     'versions.json': json.dumps(versions, indent=2) + '\n',
-    'summary.csv': document.summary_csv(table),
+    'summary.csv': document.summary_csv(summary.summarise(results)),
     'references.csv': summary.references(results).to_csv(),
     'curves.csv': summary.curves(results).to_csv(index=False),
     'ablation.tex': tables.latex(
       tables.ablation(results, columns=tables.PAPER)
     ),
     'report.md': document.markdown(
-      results,
-      title,
-      published or {},
-      main,
-      list(figures),
-      stale or {},
-      sequence,
+      results, title, published, main, list(figures), stale, sequence
     ),
   }
   if any(one.groups for one in results):
@@ -100,31 +92,8 @@ def write(
 
 
 def table(results: Sequence[Result]) -> rich.table.Table:
-  """The ablation table for a terminal.
-
-  Args:
-    results: All seeds and alignments.
-
-  Returns:
-    What `rich.print` draws.
-
-  Raises:
-    ValueError: Results do not belong together.
-  """
-  result.check(results)
+  """The ablation table of all seeds and alignments, for `rich.print`."""
   return tables.terminal(
     tables.ablation(results, columns=tables.TERMINAL, decimals=1),
     f'Area under the backfilling curve, in % ({document.spread(results)})',
   )
-
-
-def _figures(results, main, training):
-  """All figures there is something to draw for, by file name."""
-  figures = {
-    'curves': plots.curves(results, main),
-    'alignments': plots.alignments(results),
-    'uncertainty': plots.uncertainty(results, main),
-    'training': plots.training(training),
-    'groups': plots.subgroups(results, main),
-  }
-  return {name: drawn for name, drawn in figures.items() if drawn is not None}

@@ -42,19 +42,9 @@ def markdown(
   stale: Mapping[str, Sequence[str]],
   sequence: Sequence[pd.DataFrame],
 ) -> str:
-  """The whole report.
+  """The whole report; the arguments are `report.write`'s.
 
-  Args:
-    results: All seeds and alignments.
-    title: Its heading.
-    published: As `tables.ablation` takes it.
-    main: The alignment drawn in detail.
-    figures: Names of the figures there are.
-    stale: By the name of a result of other code, the files that changed.
-    sequence: Of every seed, the table of the stage 'sequence'.
-
-  Returns:
-    Markdown.
+  `figures` are the names of those that there are.
   """
   table = summary.summarise(results)
   parts = [
@@ -130,23 +120,16 @@ def _legend(results: Sequence[result.Result], table: pd.DataFrame) -> str:
   ]
   used = {name for reads in table['reads'] for name in reads}
   marks = [
-    f'{mark} {_MEANING[name]}'
+    f' {mark} {_MEANING[name]}.'
     for name, mark in result.MARKS.items()
     if name in used
   ]
   lines.append(
     'Bold is the best of the policies that read neither labels, nor queries, '
-    f'nor new embeddings. {" ".join(f"{mark}." for mark in marks)}'.strip()
+    f'nor new embeddings.{"".join(marks)}'
   )
-  reads = table.drop_duplicates('policy')[['policy', 'reads']]
-  lines.append(
-    'What each policy reads: '
-    + '; '.join(
-      f'{policy}: {", ".join(names) or "nothing"}'
-      for policy, names in reads.itertuples(index=False)
-    )
-    + '.'
-  )
+  reads = dict(zip(table['policy'], table['reads'], strict=True))
+  lines.append(f'What each policy reads: {_listed(reads)}.')
   left_out = {
     f'{policy} under {one.alignment} (no {", ".join(missing)})': None
     for one in results
@@ -156,19 +139,20 @@ def _legend(results: Sequence[result.Result], table: pd.DataFrame) -> str:
     lines.append(f'Not run, for want of what they read: {"; ".join(left_out)}.')
   needs = {one.alignment: one.needs for one in results}
   lines.append(
-    'What each method reads beside pairs of embeddings: '
-    + '; '.join(
-      f'{name}: {", ".join(read) or "nothing"}' for name, read in needs.items()
-    )
-    + '.'
+    f'What each method reads beside pairs of embeddings: {_listed(needs)}.'
   )
   return '\n\n'.join(lines)
 
 
+def _listed(reads: Mapping[str, Sequence[str]]) -> str:
+  return '; '.join(
+    f'{name}: {", ".join(read) or "nothing"}' for name, read in reads.items()
+  )
+
+
 def _stale(stale: Mapping[str, Sequence[str]]) -> str:
   lines = [
-    f'- {name}: {", ".join(files)} changed since'
-    for name, files in stale.items()
+    f'- {x}: {", ".join(files)} changed since' for x, files in stale.items()
   ]
   return '\n'.join([*lines, '', '`--config.run.anew=True` makes them again.'])
 
@@ -201,14 +185,7 @@ def _checks(table: pd.DataFrame) -> str:
 
 
 def verdict(row) -> str:
-  """Whether an order beats random, in words.
-
-  Args:
-    row: Of `summary.summarise`.
-
-  Returns:
-    A sentence.
-  """
+  """Whether an order, a row of `summary.summarise`, beats random, in words."""
   if row.wins == row.n:
     claim = f'{row.policy} beats random in every seed'
   elif row.gain > 0:

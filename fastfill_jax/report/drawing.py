@@ -1,22 +1,21 @@
 """How the figures look: sizes, colours, lines with bands, dotted references.
 
-matplotlib is imported on first use, and without pyplot: nothing global.
+matplotlib is used without pyplot: nothing is global.
 """
 
 import contextlib
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
+import matplotlib.axes
+import matplotlib.colors
+import matplotlib.figure
 import numpy as np
 import pandas as pd
 
 from fastfill_jax.report import result, summary
-
-if TYPE_CHECKING:
-  import matplotlib.axes
-  import matplotlib.colors
-  import matplotlib.figure
 
 COLUMN, PAGE = 3.4, 6.9  # a paper's widths, in inches
 # Okabe and Ito's colours, told apart by the colour-blind too.
@@ -56,43 +55,31 @@ _STYLE = {
 @contextlib.contextmanager
 def style() -> Iterator[None]:
   """Sets fonts and lines while a figure is made or saved."""
-  import matplotlib
-
   with matplotlib.rc_context(_STYLE):
     yield
 
 
-def figure(width: float, height: float) -> 'matplotlib.figure.Figure':
-  """An empty figure, sizes in inches."""
-  import matplotlib.figure
-
-  return matplotlib.figure.Figure(figsize=(width, height), layout='constrained')
+@contextlib.contextmanager
+def figure(width: float, height: float) -> Iterator[matplotlib.figure.Figure]:
+  """A new figure, sizes in inches, while it is drawn."""
+  size = width, height
+  with style():
+    yield matplotlib.figure.Figure(figsize=size, layout='constrained')
 
 
 def save(
-  drawn: 'matplotlib.figure.Figure', directory: pathlib.Path, name: str
+  drawn: matplotlib.figure.Figure, directory: pathlib.Path, name: str
 ) -> None:
-  """Writes a figure as PNG and SVG.
-
-  Args:
-    drawn: What to write.
-    directory: Where to.
-    name: File name without its ending.
-  """
+  """Writes a figure as NAME.png and NAME.svg."""
   with style():
     drawn.savefig(directory / f'{name}.png', dpi=250)
     drawn.savefig(directory / f'{name}.svg', metadata={'Date': None})
 
 
 def look(policy: str, reads: Sequence[str]) -> dict[str, Any]:
-  """A policy's colour and dashes, the same in every figure and run.
+  """A policy's colour, and dashes if what it reads makes it no rival.
 
-  Args:
-    policy: Its name.
-    reads: What it reads: dashed if that makes it no rival of the others.
-
-  Returns:
-    Arguments for `line`.
+  The same in every figure and run; arguments for `line`.
   """
   marks = result.marks(reads)
   named = {summary.RANDOM: GREY, summary.SIGMA: VERMILION}
@@ -101,7 +88,7 @@ def look(policy: str, reads: Sequence[str]) -> dict[str, Any]:
 
 
 def line(
-  axes: 'matplotlib.axes.Axes',
+  axes: matplotlib.axes.Axes,
   x: np.ndarray,
   y: np.ndarray,
   error: np.ndarray | None,
@@ -129,14 +116,9 @@ def line(
 
 
 def reference_lines(
-  axes: 'matplotlib.axes.Axes', levels: pd.Series | dict[str, float]
+  axes: matplotlib.axes.Axes, levels: pd.Series | dict[str, float]
 ) -> None:
-  """Dotted lines with their names on them.
-
-  Args:
-    axes: Where to.
-    levels: Height of each, in [0, 1], drawn in %.
-  """
+  """Dotted lines with their names on them, at levels in [0, 1], in %."""
   for name, level in levels.items():
     y = 100 * level
     axes.axhline(y, color='black', linewidth=0.8, linestyle=(0, (1, 2)))
@@ -150,9 +132,7 @@ def reference_lines(
     )
 
 
-def blues() -> 'matplotlib.colors.Colormap':
+def blues() -> matplotlib.colors.Colormap:
   """Shades of blue of which the lightest still shows on white."""
-  import matplotlib
-
   shades = matplotlib.colormaps['Blues'](np.linspace(0.25, 1, 256))
   return matplotlib.colors.ListedColormap(shades)

@@ -18,14 +18,7 @@ CLOSED = 0.9
 
 
 def curves(results: Sequence[result.Result]) -> pd.DataFrame:
-  """Every point of every subgroup's curves.
-
-  Args:
-    results: All seeds and alignments.
-
-  Returns:
-    As `summary.curves`, with a column group.
-  """
+  """Every point of every subgroup's curves: `summary.curves` by group."""
   frames = [
     summary.points(one, scores).assign(group=group)
     for one in results
@@ -38,58 +31,37 @@ def curves(results: Sequence[result.Result]) -> pd.DataFrame:
 def pair(results: Sequence[result.Result]) -> tuple[str, str] | None:
   """The subgroups the update helps least and most, by mAP of all seeds.
 
-  Args:
-    results: All seeds and alignments.
-
-  Returns:
-    Two names, or None if no two subgroups are in every result.
+  None if no two subgroups are in every result.
   """
   names = [g for g in results[0].groups if all(g in r.groups for r in results)]
   if len(names) < 2:
     return None
-  gains = {}
-  for name in names:
-    gains[name] = np.mean(
-      [
-        one.group_references[name]['new/new']['mAP']
-        - one.group_references[name]['old/old']['mAP']
-        for one in {one.seed: one for one in results}.values()
-      ]
+  of_seeds = {one.seed: one.group_references for one in results}.values()
+  gains = {
+    name: np.mean(
+      [x[name]['new/new']['mAP'] - x[name]['old/old']['mAP'] for x in of_seeds]
     )
+    for name in names
+  }
   return min(names, key=gains.get), max(names, key=gains.get)
 
 
-def gap(
-  one: result.Result, names: tuple[str, str], metric: str = 'mAP'
-) -> np.ndarray:
-  """One result's gap, signed.
-
-  Args:
-    one: A result with both subgroups.
-    names: From `pair`.
-    metric: One of `result.METRICS`.
-
-  Returns:
-    First subgroup's score less the second's, [policy, cutoff].
-  """
-  first, second = (np.asarray(one.groups[name][metric]) for name in names)
+def gap(one: result.Result, names: tuple[str, str]) -> np.ndarray:
+  """The first subgroup's mAP less the second's, [policy, cutoff]."""
+  first, second = (np.asarray(one.groups[name]['mAP']) for name in names)
   return first - second
 
 
 def summarise(
   results: Sequence[result.Result], names: tuple[str, str]
 ) -> pd.DataFrame:
-  """Both subgroups' areas and their gap, over seeds.
-
-  Args:
-    results: All seeds and alignments.
-    names: From `pair`.
+  """Both subgroups' areas and their gap, over seeds; `names` are of `pair`.
 
   Returns:
-    A row per alignment and policy with mean and `_std` of `least` and `most`,
-    the two subgroups' mAP areas; `start` and `area`, the gap before
+    A row per alignment and policy with `summary.mean_and_std` of `least` and
+    `most`, the two subgroups' mAP areas; `start` and `area`, the gap before
     backfilling and on average; `closed`, the first fraction at which all but
-    a tenth of the difference to the new/new gap is gone; and `n`.
+    a tenth of the difference to the new/new gap is gone.
   """
   rows = []
   for one in results:
@@ -114,16 +86,7 @@ def summarise(
 def references(
   results: Sequence[result.Result], names: tuple[str, str]
 ) -> pd.DataFrame:
-  """Both subgroups' mAP and their gap without alignment, over seeds.
-
-  Args:
-    results: All seeds and alignments.
-    names: From `pair`.
-
-  Returns:
-    A row per pair both have, with mean and `_std` of `least`, `most` and
-    `area`, the gap; and `n`.
-  """
+  """Likewise `least`, `most` and `area` of each pair without alignment."""
   rows = []
   for one in {one.seed: one for one in reversed(results)}.values():
     first, second = (one.group_references[name] for name in names)

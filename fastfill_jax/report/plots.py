@@ -4,34 +4,22 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from fastfill_jax.report import drawing, groups, result, summary
-
-if TYPE_CHECKING:
-  import matplotlib.figure
 
 _FRACTION = 'gallery backfilled (%)'
 _REFERENCES = ['old/old', 'new/new']
 
 
-def curves(
-  results: Sequence[result.Result], alignment: str
-) -> 'matplotlib.figure.Figure':
-  """A backfilling curve per policy, and below it the gain over random.
+def curves(results: Sequence[result.Result], alignment: str) -> Figure:
+  """An alignment's curve per policy, and below it the gain over random.
 
   Bands are one standard deviation over seeds, of the gain seed by seed; with
   one seed the standard error over queries, and none around the gain.
-
-  Args:
-    results: All seeds and alignments.
-    alignment: The one to draw.
-
-  Returns:
-    The figure, for a paper's column.
   """
   mine = [one for one in results if one.alignment == alignment]
   first = mine[0]
@@ -39,19 +27,14 @@ def curves(
   table = summary.summarise(mine)
   areas = dict(zip(table.policy, 100 * table['mAP'], strict=True))
   shown = sorted(main_policies(table), key=areas.get, reverse=True)
-  base = _stack(mine, summary.RANDOM) if summary.RANDOM in shown else None
+  base = _stack(mine, summary.RANDOM)[0] if summary.RANDOM in shown else None
   rows = 1 + (base is not None and len(shown) > 1)
-  with drawing.style():
-    figure = drawing.figure(drawing.COLUMN, 1.3 * (1 + rows))
-    heights = (3, 2)[:rows]
-    axes = figure.subplots(
-      rows, sharex=True, squeeze=False, height_ratios=heights
-    )[:, 0]
+  with drawing.figure(drawing.COLUMN, 1.3 * (1 + rows)) as figure:
+    shape = {'squeeze': False, 'height_ratios': (3, 2)[:rows]}
+    axes = figure.subplots(rows, sharex=True, **shape)[:, 0]
     for policy in shown:
-      i = first.policies.index(policy)
       look = drawing.look(policy, first.reads[policy])
-      y = _stack(mine, policy)
-      error = 100 * first.standard_error['mAP'][i]
+      y, error = _stack(mine, policy)
       label = f'{policy}  {areas[policy]:.1f}'
       drawing.line(axes[0], x, y, error, label, **look)
       if rows > 1 and policy != summary.RANDOM:
@@ -67,37 +50,20 @@ def curves(
   return figure
 
 
-def alignments(
-  results: Sequence[result.Result], most: int = 7
-) -> 'matplotlib.figure.Figure | None':
-  """Each alignment under its best comparable policy.
-
-  Args:
-    results: All seeds and alignments.
-    most: Alignments drawn at most; the best ones.
-
-  Returns:
-    The figure, for a paper's column; None if no policy is comparable.
-  """
-  best = summary.best_policies(summary.summarise(results)).head(most)
+def alignments(results: Sequence[result.Result]) -> Figure | None:
+  """The best alignments, each under its best comparable policy, if any is."""
+  best = summary.best_policies(summary.summarise(results)).head(7)
   if best.empty:
     return None
-  with drawing.style():
-    figure = drawing.figure(drawing.COLUMN, 2.6 + 0.13 * len(best))
+  with drawing.figure(drawing.COLUMN, 2.6 + 0.13 * len(best)) as figure:
     axes = figure.subplots()
     colors = (drawing.VERMILION, *drawing.CYCLE)
     for i, row in enumerate(best.itertuples()):
       mine = [one for one in results if one.alignment == row.alignment]
-      first = mine[0]
-      j = first.policies.index(row.policy)
-      drawing.line(
-        axes,
-        100 * np.asarray(first.fractions),
-        _stack(mine, row.policy),
-        100 * first.standard_error['mAP'][j],
-        f'{row.alignment}, {row.policy}  {100 * row.mAP:.1f}',
-        color=colors[i % len(colors)],
-      )
+      x = 100 * np.asarray(mine[0].fractions)
+      label = f'{row.alignment}, {row.policy}  {100 * row.mAP:.1f}'
+      color = colors[i % len(colors)]
+      drawing.line(axes, x, *_stack(mine, row.policy), label, color=color)
     drawing.reference_lines(axes, summary.levels(results, results[0].alignment))
     # Curves start anywhere on the left: no corner is free for certain.
     figure.legend(title='area', alignment='left', loc='outside lower center')
@@ -107,16 +73,11 @@ def alignments(
 
 def uncertainty(
   results: Sequence[result.Result], alignment: str
-) -> 'matplotlib.figure.Figure | None':
-  """Predicted uncertainty against true error, item by item.
+) -> Figure | None:
+  """Predicted uncertainty against true error, item by item, if it is predicted.
 
-  Args:
-    results: All seeds and alignments.
-    alignment: The one to draw, in its first seed. Ranks are correlated within
-      every seed, since seeds differ in scale.
-
-  Returns:
-    The figure, for a paper's column; None if the alignment predicts nothing.
+  In the alignment's first seed. Ranks are correlated within every seed, since
+  seeds differ in scale.
   """
   mine = [
     one
@@ -133,19 +94,10 @@ def uncertainty(
   y = np.asarray(mine[0].error, np.float64)
   y = np.maximum(y, y[y > 0].min(initial=1.0))  # an error of 0 has no logarithm
   bins = np.array_split(np.argsort(x, kind='stable'), min(10, x.size))
-  with drawing.style():
-    figure = drawing.figure(drawing.COLUMN, 2.5)
+  with drawing.figure(drawing.COLUMN, 2.5) as figure:
     axes = figure.subplots()
-    cells = axes.hexbin(
-      x,
-      y,
-      yscale='log',
-      bins='log',
-      gridsize=32,
-      mincnt=1,
-      cmap=drawing.blues(),
-      linewidths=0.1,
-    )
+    looks = {'gridsize': 32, 'cmap': drawing.blues(), 'linewidths': 0.1}
+    cells = axes.hexbin(x, y, yscale='log', bins='log', mincnt=1, **looks)
     cells.set_rasterized(True)
     axes.plot(
       [np.median(x[items]) for items in bins],
@@ -165,18 +117,13 @@ def uncertainty(
   return figure
 
 
-def training(
-  paths: Mapping[str, str | os.PathLike[str]],
-) -> 'matplotlib.figure.Figure | None':
-  """Loss against step of every run, one panel per group of runs.
+def training(paths: Mapping[str, str | os.PathLike[str]]) -> Figure | None:
+  """Loss against step of every run, one panel per group of runs, if any.
 
   Args:
     paths: Path of metrics.jsonl by name; 'group/run' puts runs of one group,
       such as its seeds, in one panel. Each metric whose name ends in 'loss'
       is a colour.
-
-  Returns:
-    The figure, for a paper's page; None if no file holds a loss.
   """
   panels: dict[str, list[pd.DataFrame]] = {}
   for name, path in paths.items():
@@ -188,8 +135,7 @@ def training(
   columns = min(3, len(panels))
   rows = -(-len(panels) // columns)
   width = drawing.COLUMN if columns == 1 else drawing.PAGE
-  with drawing.style():
-    figure = drawing.figure(width, 0.4 + 1.5 * rows)
+  with drawing.figure(width, 0.4 + 1.5 * rows) as figure:
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (group, runs) in zip(grid, panels.items(), strict=False):
       names = dict.fromkeys(name for run in runs for name in run.columns[1:])
@@ -215,16 +161,8 @@ def training(
 
 def subgroups(
   results: Sequence[result.Result], alignment: str
-) -> 'matplotlib.figure.Figure | None':
-  """Two subgroups' mAP, and their gap, as backfilling proceeds.
-
-  Args:
-    results: All seeds and alignments.
-    alignment: The one to draw.
-
-  Returns:
-    The figure, for a paper's page; None without subgroups.
-  """
+) -> Figure | None:
+  """Two subgroups' mAP, and their gap, as backfilling proceeds, if any."""
   names = groups.pair(results)
   if names is None:
     return None
@@ -232,8 +170,7 @@ def subgroups(
   first = mine[0]
   x = 100 * np.asarray(first.fractions)
   references = groups.references(results, names).loc[_REFERENCES]
-  with drawing.style():
-    figure = drawing.figure(drawing.PAGE, 2.4)
+  with drawing.figure(drawing.PAGE, 2.4) as figure:
     panels = figure.subplots(1, 3)
     panels[1].sharey(panels[0])
     for policy in main_policies(summary.summarise(mine)):
@@ -256,14 +193,10 @@ def subgroups(
 
 
 def main_policies(table: pd.DataFrame) -> list[str]:
-  """The policies worth a line, of one alignment's.
+  """The policies worth a line, of one alignment's rows of `summary.summarise`.
 
-  Args:
-    table: From `summary.summarise`, of one alignment.
-
-  Returns:
-    Random, sigma, and the best one each of the other comparable policies, of
-    those that read labels and of the oracles; as ordered in the table.
+  Random, sigma, and the best one each of the other comparable policies, of
+  those that read labels and of the oracles; as ordered in the table.
   """
   always = (summary.RANDOM, summary.SIGMA)
   ranked = table.sort_values('mAP', ascending=False, kind='stable')
@@ -273,11 +206,13 @@ def main_policies(table: pd.DataFrame) -> list[str]:
   return [name for name in table.policy if name in {*always, *best}]
 
 
-def _stack(results: Sequence[result.Result], policy: str) -> np.ndarray:
-  """One policy's mAP in %, [seed, cutoff]."""
-  return 100 * np.stack(
-    [one.curves['mAP'][one.policies.index(policy)] for one in results]
-  )
+def _stack(
+  results: Sequence[result.Result], policy: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """One policy's mAP, [seed, cutoff], and the first one's error, in %."""
+  i = results[0].policies.index(policy)
+  y = np.stack([one.curves['mAP'][i] for one in results])
+  return 100 * y, 100 * results[0].standard_error['mAP'][i]
 
 
 def _losses(path: str | os.PathLike[str]) -> pd.DataFrame:

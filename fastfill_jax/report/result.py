@@ -16,9 +16,15 @@ METRICS = ('mAP', 'cmc@1', 'cmc@5')
 # reads one of them is no rival of those that read none.
 MARKS = {'new': '†', 'labels': '‡', 'query': '§'}
 
+Curves = Mapping[str, np.ndarray]  # By metric.
+References = Mapping[str, Mapping[str, float]]  # By pair and metric.
+
 _ARRAYS = ('fractions', 'negative_flips', 'uncertainty', 'error')
-_NESTED = ('curves', 'standard_error')
-_OF_AREA = 'area_standard_error'
+_BY_METRIC = ('curves', 'standard_error', 'area_standard_error')
+
+
+def _empty():
+  return dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +54,9 @@ class Result:
     left_out: What the policies that were asked for and not run lack, by name.
     groups: Curves as above of subgroups of the queries; may be empty.
     group_references: References as above of each subgroup.
+
+  Raises:
+    ValueError: If an array has another shape, or a curve is not finite.
   """
 
   seed: int
@@ -55,81 +64,61 @@ class Result:
   fractions: np.ndarray
   policies: tuple[str, ...]
   reads: Mapping[str, tuple[str, ...]]
-  curves: Mapping[str, np.ndarray]
-  standard_error: Mapping[str, np.ndarray]
-  references: Mapping[str, Mapping[str, float]]
+  curves: Curves
+  standard_error: Curves
+  area_standard_error: Curves
+  references: References
   negative_flips: np.ndarray
   uncertainty: np.ndarray | None
   error: np.ndarray
-  area_standard_error: Mapping[str, np.ndarray]
   update: tuple[str, str] = ('old', 'new')
   needs: tuple[str, ...] = ()
-  left_out: Mapping[str, tuple[str, ...]] = dataclasses.field(
-    default_factory=dict
-  )
-  groups: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(
-    default_factory=dict
-  )
-  group_references: Mapping[str, Mapping[str, Mapping[str, float]]] = (
-    dataclasses.field(default_factory=dict)
-  )
+  left_out: Mapping[str, tuple[str, ...]] = _empty()
+  groups: Mapping[str, Curves] = _empty()
+  group_references: Mapping[str, References] = _empty()
 
   def __post_init__(self):
-    _check_names(self)
-    _check_arrays(self)
+    shape = len(self.policies), len(self.fractions)
+    sets = {'curves': self.curves, 'standard_error': self.standard_error}
+    sets |= {f'groups[{name!r}]': x for name, x in self.groups.items()}
+    arrays = {
+      f'{name}[{metric!r}]': curves[metric]
+      for name, curves in sets.items()
+      for metric in METRICS
+    }
+    for name, x in (arrays | {'negative_flips': self.negative_flips}).items():
+      if np.shape(x) != shape or not np.isfinite(x).all():
+        raise ValueError(
+          f'{name} must be finite and [policy, cutoff] = {shape}; it is '
+          f'{np.shape(x)}: {x}.'
+        )
 
   def save(self, directory: str | os.PathLike[str]) -> None:
-    """Writes result.npz, then result.json, whose presence means 'finished'.
-
-    Args:
-      directory: Where to; made if it is not there.
-    """
+    """Writes result.npz, then result.json, whose presence means 'finished'."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    arrays = {
-      name: getattr(self, name)
-      for name in _ARRAYS
-      if getattr(self, name) is not None
-    }
-    for name in (*_NESTED, _OF_AREA):
-      for metric in METRICS:
-        arrays[f'{name}/{metric}'] = getattr(self, name)[metric]
+    fields = vars(self).copy()
+    arrays = {name: fields.pop(name) for name in _ARRAYS}
+    if self.uncertainty is None:
+      del arrays['uncertainty']
+    nested = {name: fields.pop(name) for name in _BY_METRIC}
     # Numbered, since a group's name may hold any character.
-    for i, curves in enumerate(self.groups.values()):
-      for metric in METRICS:
-        arrays[f'groups/{i}/{metric}'] = curves[metric]
-    scalars = {
-      'seed': int(self.seed),
-      'alignment': self.alignment,
-      'policies': list(self.policies),
-      'reads': {name: list(self.reads[name]) for name in self.policies},
-      'update': list(self.update),
-      'needs': list(self.needs),
-      'left_out': {k: list(v) for k, v in self.left_out.items()},
-      'references': _floats(self.references),
-      'groups': list(self.groups),
-      'group_references': {
-        name: _floats(references)
-        for name, references in self.group_references.items()
-      },
-    }
+    groups = enumerate(self.groups.values())
+    nested |= {f'groups/{i}': curves for i, curves in groups}
+    for name, values in nested.items():
+      arrays |= {f'{name}/{metric}': values[metric] for metric in METRICS}
+    fields['groups'] = list(self.groups)
     path = directory / 'result.json'
     path.unlink(missing_ok=True)
     part = directory / 'result.npz.part'
     with open(part, 'wb') as file:
       np.savez_compressed(file, **arrays)
     os.replace(part, directory / 'result.npz')
-    artifact.write_text(path, json.dumps(scalars, indent=2) + '\n')
+    artifact.write_text(path, json.dumps(fields, indent=2) + '\n')
 
   @classmethod
   def load(cls, directory: str | os.PathLike[str]) -> 'Result':
-    """Reads what `save` wrote.
-
-    Args:
-      directory: Where `save` wrote to.
-
-    Returns:
-      The result, equal to the saved one to the last bit.
+    """Reads what `save` wrote, equal to the last bit.
 
     Raises:
       FileNotFoundError: The result was never finished.
@@ -142,18 +131,16 @@ class Result:
       # Opened here: NumPy leaves a damaged file open.
       with open(directory / 'result.npz', 'rb') as file, np.load(file) as data:
         arrays = dict(data)
-      groups = fields.pop('groups')
       for name in ('policies', 'update', 'needs'):
         fields[name] = tuple(fields[name])
-      fields['left_out'] = {k: tuple(v) for k, v in fields['left_out'].items()}
-      fields['reads'] = {k: tuple(v) for k, v in fields['reads'].items()}
-      for name in _ARRAYS:
-        fields[name] = arrays.get(name)
-      for name in (*_NESTED, _OF_AREA):
+      for name in ('left_out', 'reads'):
+        fields[name] = {k: tuple(v) for k, v in fields[name].items()}
+      fields |= {name: arrays.get(name) for name in _ARRAYS}
+      for name in _BY_METRIC:
         fields[name] = {m: arrays[f'{name}/{m}'] for m in METRICS}
       fields['groups'] = {
         group: {m: arrays[f'groups/{i}/{m}'] for m in METRICS}
-        for i, group in enumerate(groups)
+        for i, group in enumerate(fields['groups'])
       }
       return cls(**fields)
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
@@ -163,124 +150,33 @@ class Result:
       ) from error
 
 
-def comparable(reads: Sequence[str]) -> bool:
-  """Whether a policy reads neither labels, nor queries, nor new embeddings."""
-  return not marks(reads)
-
-
 def marks(reads: Sequence[str]) -> str:
   """The marks of what a policy should not read, empty if it is comparable."""
   return ''.join(mark for name, mark in MARKS.items() if name in reads)
 
 
 def check(results: Sequence[Result]) -> None:
-  """Checks that results may stand in one table.
-
-  Args:
-    results: All seeds and alignments, of one or several pairs of encoders.
+  """Checks that results, of all seeds and alignments, may stand in one table.
 
   Raises:
     ValueError: None given, one given twice, or two that differ in fractions,
-      in what a policy reads, in an alignment's policies, or in a seed's
-      references of one pair of encoders.
+      in an alignment's policies, or in a seed's references of one update.
   """
   if not results:
     raise ValueError('No results to report: expected at least one.')
-  first, seen, of_seed, of_policy, of_alignment = results[0], set(), {}, {}, {}
+  seen = {}
   for one in results:
     name = f'alignment {one.alignment!r}, seed {one.seed}'
-    if (one.seed, one.alignment) in seen:
+    if seen.setdefault(name, one) is not one:
       raise ValueError(f'Two results for {name}; expected one.')
-    seen.add((one.seed, one.alignment))
-    if not np.array_equal(one.fractions, first.fractions):
-      raise ValueError(
-        f'{name} has fractions {one.fractions}; the first result has '
-        f'{first.fractions}.'
-      )
-    for policy in one.policies:
-      reads = of_policy.setdefault(policy, set(one.reads[policy]))
-      if reads != set(one.reads[policy]):
+    for what, of, value in (
+      ('fractions', '', one.fractions.tolist()),
+      ('policies', one.alignment, one.policies),
+      ('references', (one.seed, one.update), one.references),
+    ):
+      other = seen.setdefault((what, of), value)
+      if other != value:
         raise ValueError(
-          f'{policy!r} reads {one.reads[policy]} in {name}, but '
-          f'{sorted(reads)} elsewhere.'
+          f'{name} has {what} {value}, another result {other}: are they of one '
+          'run?'
         )
-    policies = of_alignment.setdefault(one.alignment, one.policies)
-    if policies != one.policies:
-      raise ValueError(
-        f'{name} has policies {one.policies}; another seed has {policies}.'
-      )
-    references = of_seed.setdefault((one.seed, one.update), one.references)
-    if _floats(references) != _floats(one.references):
-      raise ValueError(
-        f'{name} has references {_floats(one.references)}; another alignment '
-        f'of this seed has {_floats(references)}. Are they of one old and one '
-        'new encoder?'
-      )
-
-
-def _floats(references):
-  return {
-    pair: {metric: float(value) for metric, value in scores.items()}
-    for pair, scores in references.items()
-  }
-
-
-def _check_names(one: Result) -> None:
-  if len(set(one.policies)) != len(one.policies) or not one.policies:
-    raise ValueError(f'policies={one.policies}: expected distinct names.')
-  if missing := [p for p in one.policies if p not in one.reads]:
-    raise ValueError(f'reads says nothing about {missing}.')
-  sets = {'': one.references}
-  for group in one.groups:
-    sets[f' of group {group!r}'] = one.group_references.get(group, {})
-  for where, references in sets.items():
-    for pair in ('old/old', 'new/new'):
-      if pair not in references:
-        raise ValueError(f'references{where} lack {pair!r}.')
-    for pair, scores in references.items():
-      if set(scores) != set(METRICS):
-        raise ValueError(
-          f'references{where}[{pair!r}] has {sorted(scores)}; '
-          f'expected {METRICS}.'
-        )
-
-
-def _check_arrays(one: Result) -> None:
-  fractions = np.asarray(one.fractions)
-  if (
-    fractions.ndim != 1
-    or fractions.size < 2
-    or fractions[0] != 0
-    or fractions[-1] != 1
-    or np.any(np.diff(fractions) < 0)
-  ):
-    raise ValueError(f'fractions={fractions}: expected 0 rising to 1.')
-  arrays = {'negative_flips': one.negative_flips}
-  sets = {name: getattr(one, name) for name in _NESTED}
-  sets |= {f'groups[{name!r}]': curves for name, curves in one.groups.items()}
-  for name, curves in sets.items():
-    if set(curves) != set(METRICS):
-      raise ValueError(f'{name} has {sorted(curves)}; expected {METRICS}.')
-    arrays |= {f'{name}[{metric!r}]': curves[metric] for metric in METRICS}
-  shape = (len(one.policies), fractions.size)
-  for metric in METRICS:
-    if np.shape(one.area_standard_error[metric]) != shape[:1]:
-      raise ValueError(
-        f'area_standard_error[{metric!r}] has shape '
-        f'{np.shape(one.area_standard_error[metric])}; expected {shape[:1]}.'
-      )
-  for name, values in arrays.items():
-    if np.shape(values) != shape:
-      raise ValueError(
-        f'{name} has shape {np.shape(values)}; expected '
-        f'[policy, cutoff] = {shape}.'
-      )
-    if not np.all(np.isfinite(values)):
-      raise ValueError(f'{name} holds NaN or infinity.')
-  if one.uncertainty is not None and (
-    np.shape(one.uncertainty) != np.shape(one.error)
-  ):
-    raise ValueError(
-      f'uncertainty has shape {np.shape(one.uncertainty)}; expected that of '
-      f'error, {np.shape(one.error)}.'
-    )

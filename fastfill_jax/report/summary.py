@@ -1,4 +1,8 @@
-"""Results as pandas frames: one row per curve point, seed or table row."""
+"""Results as pandas frames: one row per curve point, seed or table row.
+
+Here and in the modules that draw and print, `results` are those of all seeds
+and alignments.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,15 +22,7 @@ BUDGETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 def points(
   one: result.Result, scores: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
-  """Every point of one result's curves, of all its queries or a subgroup.
-
-  Args:
-    one: Whose seed, alignment, policies and fractions.
-    scores: Per metric, [policy, cutoff].
-
-  Returns:
-    As `curves`.
-  """
+  """One result's scores of all queries or a subgroup, as in `curves`."""
   policies, cutoffs = len(one.policies), len(one.fractions)
   return pd.DataFrame(
     {
@@ -40,14 +36,9 @@ def points(
 
 
 def curves(results: Sequence[result.Result]) -> pd.DataFrame:
-  """Every point of every curve.
+  """A row per point of every curve.
 
-  Args:
-    results: All seeds and alignments.
-
-  Returns:
-    Columns seed, alignment, policy, fraction and the metrics in [0, 1]; a row
-    per point.
+  Columns are seed, alignment, policy, fraction and the metrics in [0, 1].
   """
   return pd.concat(
     [points(one, one.curves) for one in results], ignore_index=True
@@ -60,9 +51,6 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
   The area is the plain mean over the cutoffs, as FastFill (arXiv 2303.04766)
   reports it; the trapezoid rule's integral stands beside it. Columns ending in
   `_se` hold standard errors over queries.
-
-  Args:
-    results: All seeds and alignments.
 
   Returns:
     A row per seed, alignment and policy, with a column per metric for its
@@ -100,17 +88,12 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
 def summarise(results: Sequence[result.Result]) -> pd.DataFrame:
   """`per_seed` over seeds, with what a policy reads and its gain over random.
 
-  Args:
-    results: All seeds and alignments.
-
   Returns:
-    A row per alignment and policy, in the order given. Each column of
-    `per_seed` holds the mean over seeds; a further one ending in `_std` the
-    sample standard deviation (NaN with one seed). `_se` columns are kept where
-    there is one seed and NaN elsewhere. `n` counts seeds, `reads` lists
-    inputs, `comparable` tells whether the policy may be the best; `gain`,
-    `gain_std` and `wins` compare its mAP area with random's, seed by seed
-    (NaN where the alignment has no random order).
+    A row per alignment and policy, in the order given: `mean_and_std` of the
+    columns of `per_seed` and of `gain`, the mAP area less random's, seed by
+    seed. `_se` columns are kept where there is one seed and NaN elsewhere.
+    `wins` counts the seeds with a gain (NaN where there is no random order),
+    `reads` lists inputs, `comparable` tells whether the policy may be the best.
   """
   rows = per_seed(results)
   base = rows[rows.policy == RANDOM].set_index(['alignment', 'seed'])['mAP']
@@ -119,53 +102,40 @@ def summarise(results: Sequence[result.Result]) -> pd.DataFrame:
   errors = [name for name in rows if name.endswith('_se')]
   table = mean_and_std(rows.drop(columns=['seed', *errors]), KEYS)
   groups = rows.groupby(KEYS, sort=False)
-  single = groups[errors].first()
-  table = table.join(single.where(table['n'] == 1))
+  table = table.join(groups[errors].first().where(table['n'] == 1))
   wins = groups['gain'].agg(lambda x: (x > 0).sum())
   table['wins'] = wins.where(table['gain'].notna())
   table = table.reset_index()
-  reads = {p: one.reads[p] for one in results for p in one.policies}
-  table['reads'] = [reads[policy] for policy in table['policy']]
-  table['comparable'] = [result.comparable(read) for read in table['reads']]
+  table['reads'] = table['policy'].map(reads(results))
+  table['comparable'] = [not result.marks(read) for read in table['reads']]
   return table
 
 
+def reads(results: Sequence[result.Result]) -> dict[str, tuple[str, ...]]:
+  """What each policy reads."""
+  return {name: one.reads[name] for one in results for name in one.policies}
+
+
 def budgets(results: Sequence[result.Result], alignment: str) -> pd.DataFrame:
-  """What a share of the backfill buys under one alignment.
+  """What a share of `BUDGETS` buys: mAP by policy (rows) and share (columns).
 
-  Args:
-    results: All seeds and alignments.
-    alignment: Which of them.
-
-  Returns:
-    A row per policy, its index: for each share of `BUDGETS`, a column of mAP's
-    mean over seeds, linear between the curve's points, and one ending in
-    `_std`; and `n`.
+  Of one alignment, linear between the curve's points, as `mean_and_std`.
   """
-  rows = [
-    {'policy': policy}
-    | {
-      f'{share:.0%}': np.interp(share, one.fractions, curve)
-      for share in BUDGETS
-    }
-    for one in results
-    if one.alignment == alignment
-    for policy, curve in zip(one.policies, one.curves['mAP'], strict=True)
-  ]
+  rows = []
+  for one in results:
+    if one.alignment == alignment:
+      for policy, y in zip(one.policies, one.curves['mAP'], strict=True):
+        values = np.interp(BUDGETS, one.fractions, y)
+        shares = (f'{share:.0%}' for share in BUDGETS)
+        row = dict(zip(shares, values, strict=True))
+        rows.append({'policy': policy} | row)
   return mean_and_std(pd.DataFrame(rows), ['policy'])
 
 
-def references(
-  results: Sequence[result.Result],
-) -> pd.DataFrame:
+def references(results: Sequence[result.Result]) -> pd.DataFrame:
   """The scores without alignment: old/old, new/old and new/new.
 
-  Args:
-    results: All seeds and alignments.
-
-  Returns:
-    A row per pair of encoders, by their names, with the metrics' means over
-    seeds, their `_std` and `n`.
+  A row per pair of encoders, by their names, as `mean_and_std`.
   """
   scores = {}
   for one in results:
@@ -210,51 +180,14 @@ def mean_and_std(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def best_policies(table: pd.DataFrame) -> pd.DataFrame:
-  """Each alignment's best comparable policy by mAP area, best alignment first.
-
-  Args:
-    table: From `summarise`.
-
-  Returns:
-    The rows of `table` which hold them.
-  """
+  """Each alignment's best comparable row of `summarise`, the best one first."""
   fair = table[table.comparable].sort_values(
     'mAP', ascending=False, kind='stable'
   )
   return fair.drop_duplicates('alignment')
 
 
-def main_alignment(table: pd.DataFrame) -> str:
-  """The alignment worth a figure: the best of those that predict their error.
-
-  Args:
-    table: From `summarise`.
-
-  Returns:
-    The name of the alignment with the largest mAP area, among those with a
-    sigma order if there are any.
-  """
-  names = set(table[table.policy == SIGMA].alignment)
-  best = best_policies(table)
-  if best.empty:
-    return table.alignment.iloc[0]
-  with_sigma = best[best.alignment.isin(names)]
-  return (best if with_sigma.empty else with_sigma).alignment.iloc[0]
-
-
 def rank_correlation(one: result.Result) -> float:
-  """Spearman's rank correlation of uncertainty and true error.
-
-  Args:
-    one: A result with an uncertainty.
-
-  Returns:
-    A number in [-1, 1]; NaN where either is constant.
-  """
-  ranks = [
-    pd.Series(np.asarray(values, np.float64)).rank().to_numpy()
-    for values in (one.uncertainty, one.error)
-  ]
-  if min(np.ptp(values) for values in ranks) == 0:
-    return float('nan')
-  return float(np.corrcoef(*ranks)[0, 1])
+  """Spearman's, of uncertainty and true error; NaN where either is constant."""
+  pair = pd.DataFrame({'uncertainty': one.uncertainty, 'error': one.error})
+  return float(pair.corr('spearman').iloc[0, 1])

@@ -51,21 +51,13 @@ _LATEX = str.maketrans(
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Text in rows and columns.
-
-  Attributes:
-    header: The columns' headings.
-    left: How many of the first columns hold words, not numbers.
-    rows: Each row's cells.
-    bold: Row and column of the cells that are best.
-    starts: Rows which begin a new alignment.
-  """
+  """Text in rows and columns."""
 
   header: tuple[str, ...]
-  left: int
+  left: int  # So many of the first columns hold words, not numbers.
   rows: list[tuple[str, ...]]
-  bold: frozenset[tuple[int, int]]
-  starts: frozenset[int]
+  bold: frozenset[tuple[int, int]] = frozenset()  # Rows and columns.
+  starts: frozenset[int] = frozenset()  # Rows which begin a new alignment.
 
 
 def ablation(
@@ -76,128 +68,71 @@ def ablation(
 ) -> Table:
   """Reference rows, then a row per alignment and policy; all numbers in %.
 
-  Args:
-    results: All seeds and alignments.
-    published: Per row, named 'old/old' or 'alignment, policy', the metrics in
-      % as printed, for a column beside ours; None leaves the column out.
-    columns: Keys of `COLUMNS` wanted.
-    decimals: Digits after the point.
-
-  Returns:
-    The table. Bold is the best of the comparable policies, as printed.
+  Bold is the best of the comparable policies, as printed. `published` is as
+  for `report.write`, a column beside ours; `columns` are keys of `COLUMNS`.
   """
   frame = summary.summarise(results)
   references = summary.references(results)
-  names = [(pair, NONE, pair) for pair in references.index]
-  names += [
-    (row.alignment, marked(row.policy, row.reads), row_name(row))
-    for row in frame.itertuples()
-  ]
-  numbers = [row for _, row in references.iterrows()]
-  numbers += [row for _, row in frame.iterrows()]
-  rows = []
-  for (alignment, policy, name), row in zip(names, numbers, strict=True):
-    cells = [_cell(row, key, decimals) for key in columns]
-    if published:
-      cells.append(printed(published.get(name, {})))
-    rows.append((alignment, policy, *cells))
+  reads = summary.reads(results)
+  rows, starts = _rows(references, frame, reads, columns, decimals)
+  header = ['alignment', 'policy', *(COLUMNS[key][0] for key in columns)]
+  if published:
+    header.append('published mAP / CMC@1 / CMC@5')
+    names = [*references.index, *(frame.alignment + ', ' + frame.policy)]
+    rows = [
+      (*row, printed(published.get(name, {})))
+      for row, name in zip(rows, names, strict=True)
+    ]
   bold = {
     (len(references) + i, 2 + j)
     for j, key in enumerate(columns)
     for i in _best(frame, key, decimals)
   }
-  header = ['alignment', 'policy', *(COLUMNS[key][0] for key in columns)]
-  if published:
-    header.append('published mAP / CMC@1 / CMC@5')
-  starts = _starts(frame, len(references))
   return Table(tuple(header), 2, rows, frozenset(bold), starts)
 
 
-def budget_table(
-  results: Sequence[result.Result], alignment: str, decimals: int = 2
-) -> Table:
-  """A row per policy: mAP in % by the share of the gallery backfilled.
-
-  Args:
-    results: All seeds and alignments.
-    alignment: Which of them.
-    decimals: Digits after the point.
-
-  Returns:
-    The table.
-  """
+def budget_table(results: Sequence[result.Result], alignment: str) -> Table:
+  """A row per policy: mAP in % by the share of the gallery backfilled."""
   frame = summary.budgets(results, alignment)
   shares = [f'{share:.0%}' for share in summary.BUDGETS]
-  reads = {p: one.reads[p] for one in results for p in one.policies}
+  reads = summary.reads(results)
   rows = [
-    (
-      marked(policy, reads[policy]),
-      *(_cell(row, key, decimals) for key in shares),
-    )
+    (policy + result.marks(reads[policy]), *_cells(row, shares))
     for policy, row in frame.iterrows()
   ]
-  return Table(('policy', *shares), 1, rows, frozenset(), frozenset())
+  return Table(('policy', *shares), 1, rows)
 
 
 def group_table(
-  results: Sequence[result.Result], names: tuple[str, str], decimals: int = 2
+  results: Sequence[result.Result], names: tuple[str, str]
 ) -> Table:
-  """The gap between two subgroups per alignment and policy, in points.
-
-  Args:
-    results: All seeds and alignments.
-    names: From `groups.pair`.
-    decimals: Digits after the point.
-
-  Returns:
-    The table.
-  """
+  """The gap between two subgroups, of `groups.pair`, per row, in points."""
   columns = ('least', 'most', 'start', 'area', 'closed', 'n')
-  first, second = names
-  header = ('alignment', 'policy', f'{first} mAP', f'{second} mAP')
+  header = ('alignment', 'policy', *(f'{name} mAP' for name in names))
   header += ('gap at β = 0', 'gap', 'β to close 90%', 'n')
-  references = groups.references(results, names)
-  frame = groups.summarise(results, names)
-  reads = {p: one.reads[p] for one in results for p in one.policies}
-  rows = [
-    (pair, NONE, *(_cell(row, key, decimals) for key in columns))
-    for pair, row in references.iterrows()
-  ]
-  for _, row in frame.iterrows():
-    policy = marked(row['policy'], reads[row['policy']])
-    cells = (_cell(row, key, decimals) for key in columns)
-    rows.append((row['alignment'], policy, *cells))
-  starts = _starts(frame, len(references))
-  return Table(header, 2, rows, frozenset(), starts)
+  rows, starts = _rows(
+    groups.references(results, names),
+    groups.summarise(results, names),
+    summary.reads(results),
+    columns,
+  )
+  return Table(header, 2, rows, starts=starts)
 
 
-def sequence_table(frames: Sequence[pd.DataFrame], decimals: int = 2) -> Table:
-  """A row per policy: the second backfill's mAP area, by the switch.
-
-  Args:
-    frames: Of every seed, the table of the stage 'sequence'.
-    decimals: Digits after the point.
-
-  Returns:
-    The table.
-  """
+def sequence_table(frames: Sequence[pd.DataFrame]) -> Table:
+  """A row per policy: the second backfill's mAP area, by the switch."""
   rows = pd.concat(frames)
   rows = rows.assign(switch=rows['switch'].map(_share))
-  keys = ['policy', 'switch']
-  table = summary.mean_and_std(rows.drop(columns='seed'), keys)
+  table = summary.mean_and_std(rows.drop(columns='seed'), ['policy', 'switch'])
   switches = list(dict.fromkeys(rows['switch']))
-  cells = [
-    (
-      policy,
-      *(
-        f'{_cell(table.loc[(policy, switch)], "mAP", decimals)} '
-        f'({100 * table.loc[(policy, switch)]["mAP_start"]:.{decimals}f})'
-        for switch in switches
-      ),
+  cells = []
+  for policy in dict.fromkeys(rows['policy']):
+    of_policy = [table.loc[(policy, switch)] for switch in switches]
+    areas = (
+      f'{_cell(row, "mAP")} ({100 * row["mAP_start"]:.2f})' for row in of_policy
     )
-    for policy in dict.fromkeys(rows['policy'])
-  ]
-  return Table(('policy', *switches), 1, cells, frozenset(), frozenset())
+    cells.append((policy, *areas))
+  return Table(('policy', *switches), 1, cells)
 
 
 def _share(switch: float | str) -> str:
@@ -210,18 +145,11 @@ def _share(switch: float | str) -> str:
 
 def markdown(table: Table) -> str:
   """The table as GitHub's Markdown."""
-  lines = [table.header]
-  lines.append(
-    tuple('---' if j < table.left else '---:' for j in range(len(table.header)))
-  )
+  rule = ['---' if j < table.left else '---:' for j in range(len(table.header))]
+  lines = [table.header, rule]
   for i, row in enumerate(table.rows):
-    cells = (cell.replace('|', '\\|') for cell in row)
-    lines.append(
-      tuple(
-        f'**{cell}**' if (i, j) in table.bold else cell
-        for j, cell in enumerate(cells)
-      )
-    )
+    cells = [cell.replace('|', '\\|') for cell in row]
+    lines.append(_emphasised(table, i, cells, '**{}**'))
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
@@ -240,11 +168,17 @@ def latex(table: Table) -> str:
     if i in table.starts and i > 0:
       lines.append('\\midrule' if i == first else '\\addlinespace')
     cells = [cell.translate(_LATEX) for cell in row]
-    for j in range(len(cells)):
-      if (i, j) in table.bold:
-        cells[j] = f'\\textbf{{{cells[j]}}}'
+    cells = _emphasised(table, i, cells, r'\textbf{{{}}}')
     lines.append(' & '.join(cells) + r' \\')
   return '\n'.join([*lines, '\\bottomrule', '\\end{tabular}', ''])
+
+
+def _emphasised(table, row, cells, form):
+  """A row's cells, the bold ones in a form such as '**{}**'."""
+  return [
+    form.format(cell) if (row, j) in table.bold else cell
+    for j, cell in enumerate(cells)
+  ]
 
 
 def terminal(table: Table, title: str) -> rich.table.Table:
@@ -269,25 +203,8 @@ def terminal(table: Table, title: str) -> rich.table.Table:
   return drawn
 
 
-def marked(policy: str, reads: Sequence[str]) -> str:
-  """A policy's name with a mark for each forbidden input it reads."""
-  return policy + result.marks(reads)
-
-
-def row_name(row) -> str:
-  """What published numbers call a row that has an alignment and a policy."""
-  return f'{row.alignment}, {row.policy}'
-
-
 def check_published(published: Published) -> None:
-  """Checks that published numbers are of metrics there are.
-
-  Args:
-    published: As `ablation` takes it.
-
-  Raises:
-    ValueError: A row has another key than a metric or 'source'.
-  """
+  """Raises a ValueError if a row has another key than a metric or 'source'."""
   for name, scores in published.items():
     if unknown := set(scores) - {*result.METRICS, 'source'}:
       raise ValueError(
@@ -303,7 +220,29 @@ def printed(scores: Mapping[str, float | str]) -> str:
   return ' / '.join(str(scores.get(metric, NONE)) for metric in result.METRICS)
 
 
-def _cell(row: pd.Series, key: str, decimals: int) -> str:
+def _rows(references, frame, reads, columns, decimals=2):
+  """Rows of pairs, then of alignments and policies; where the latter begin."""
+  rows = [
+    (pair, NONE, *_cells(row, columns, decimals))
+    for pair, row in references.iterrows()
+  ]
+  rows += [
+    (
+      row['alignment'],
+      row['policy'] + result.marks(reads[row['policy']]),
+      *_cells(row, columns, decimals),
+    )
+    for _, row in frame.iterrows()
+  ]
+  firsts = frame.drop_duplicates('alignment').index
+  return rows, frozenset(len(references) + int(i) for i in firsts)
+
+
+def _cells(row: pd.Series, keys: Sequence[str], decimals=2) -> list[str]:
+  return [_cell(row, key, decimals) for key in keys]
+
+
+def _cell(row: pd.Series, key: str, decimals: int = 2) -> str:
   """Mean ± deviation over seeds, or ± error over queries with one seed."""
   n = int(row['n'])
   if key == 'n':
@@ -326,9 +265,3 @@ def _best(frame: pd.DataFrame, key: str, decimals: int) -> list[int]:
     return []
   values = (sign * 100 * frame[key][frame.comparable]).round(decimals).dropna()
   return list(values.index[values == values.max()])
-
-
-def _starts(frame: pd.DataFrame, above: int) -> frozenset[int]:
-  """Rows which begin a new alignment, `above` rows further down."""
-  firsts = frame.drop_duplicates('alignment').index
-  return frozenset(above + int(i) for i in firsts)

@@ -37,7 +37,7 @@ def get_config(form: str = '') -> ConfigDict:
       {
         'name': 'shallow',
         'embedding_dim': 128,
-        'winograd': True,
+        'products': True,
         'dtype': 'float32',
       }
     )

@@ -37,14 +37,14 @@ def test_winograd_is_the_convolution_and_has_its_gradients(size):
 
 
 def test_both_ways_are_one_network():
-  direct, winograd = (
-    models.make_encoder('shallow', widths=(4, 6), winograd=x)
+  direct, products = (
+    models.make_encoder('shallow', widths=(4, 6), products=x)
     for x in (False, True)
   )
   images = models_inputs.make((2, 16, 16, 3))
   variables = models_inputs.fill(direct, images)
   np.testing.assert_allclose(
-    winograd.apply(variables, images),
+    products.apply(variables, images),
     direct.apply(variables, images),
     rtol=1e-4,
     atol=1e-4,

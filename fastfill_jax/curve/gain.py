@@ -1,0 +1,141 @@
+"""What backfilling one item gains: the exact head-room of any order."""
+
+import concurrent.futures
+import os
+from typing import Any
+
+import numpy as np
+
+from fastfill_jax import choices
+from fastfill_jax.curve import inputs
+
+_BLOCK = 64  # Queries whose scores are held at a time, by each thread.
+
+
+def marginal(
+  query: Any,
+  aligned: Any,
+  new: Any,
+  query_labels: np.ndarray,
+  gallery_labels: np.ndarray,
+  query_ids: np.ndarray,
+  gallery_ids: np.ndarray,
+  *,
+  distance: str,
+  seed: int,
+) -> np.ndarray:
+  """Each item's change in mAP when it alone is backfilled.
+
+  The other items are in a random state, half of them backfilled, drawn anew
+  for every query. Queries times gallery times its logarithm in time; both
+  states of the gallery are held as float32.
+
+  Args:
+    query: New embeddings of the queries [query, embedding].
+    aligned: Aligned embeddings of the gallery [gallery, embedding].
+    new: What the items become [gallery, embedding].
+    query_labels: Integers [query].
+    gallery_labels: Integers [gallery]; an item of the query's is relevant.
+    query_ids: Integers [query].
+    gallery_ids: Integers [gallery]; an item of the query's id is left out.
+    distance: 'l2' or 'cosine'.
+    seed: Of the random states.
+
+  Returns:
+    The mean over queries, float64 [gallery].
+  """
+  choices.check('distance', distance, inputs.DISTANCES)
+  states = [_prepared(x, distance) for x in (aligned, new)]
+
+  def block(start):
+    part = slice(start, start + _BLOCK)
+    rows = inputs.float32(query, part)
+    scores = [rows @ embedding.T + shift for embedding, shift in states]
+    own = query_ids[part, None] == gallery_ids
+    relevant = (query_labels[part, None] == gallery_labels) & ~own
+    generator = np.random.default_rng((seed, start))
+    total, count = np.zeros(len(gallery_ids)), 0
+    for i in np.flatnonzero(relevant.any(axis=1)):
+      kept = ~own[i]
+      total[kept] += of_query(
+        scores[0][i, kept],
+        scores[1][i, kept],
+        relevant[i, kept],
+        generator.random(np.count_nonzero(kept)) < 0.5,
+      )
+      count += 1
+    return total, count
+
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    totals, counts = zip(
+      *pool.map(block, range(0, len(query), _BLOCK)), strict=True
+    )
+  return sum(totals) / sum(counts)
+
+
+def _prepared(gallery, distance):
+  """The embeddings, and what is added to their product with a query."""
+  gallery = inputs.float32(gallery, slice(None))
+  square = np.einsum('ge,ge->g', gallery, gallery)
+  if distance == 'l2':
+    return gallery, -square / 2
+  length = np.sqrt(np.where(square > 0, square, 1))
+  return gallery / length[:, None], np.float32(0)
+
+
+def of_query(
+  aligned: np.ndarray,
+  new: np.ndarray,
+  relevant: np.ndarray,
+  backfilled: np.ndarray,
+) -> np.ndarray:
+  """Change of one query's average precision as each item alone is backfilled.
+
+  Args:
+    aligned: Scores, larger is closer [gallery].
+    new: Scores once backfilled [gallery].
+    relevant: bool [gallery], at least one.
+    backfilled: State of the others, bool [gallery].
+
+  Returns:
+    Precision with the item new less that with it aligned, [gallery].
+  """
+  size = len(aligned)
+  now = np.where(backfilled, new, aligned)
+  then = np.where(backfilled, aligned, new)
+  order = np.argsort(-now, kind='stable')
+  held = relevant[order]
+  rank = np.arange(1, size + 1)
+  hits = np.cumsum(held)
+  start = np.empty(size, int)
+  start[order] = rank
+  # Its rank in the other state, among the others as they are.
+  closer = np.searchsorted(-now[order], -then, 'left')
+  end = closer + 1 - (now > then)
+
+  def moved(by, others):
+    """Prefix sums of a rank's precision when it shifts, less that as it is."""
+    shifted = (hits + others) / np.maximum(rank + by, 1) - hits / rank
+    return np.concatenate([[0], np.cumsum(np.where(held, shifted, 0))])
+
+  # An item that rises pushes those between down a rank; one that falls lets
+  # them rise. If it is relevant it counts among their hits, or no more.
+  pushed = [moved(1, x) for x in (0, 1)]
+  lifted = [moved(-1, x) for x in (0, -1)]
+  rises = end <= start
+  low = np.where(rises, end - 1, start)
+  high = np.where(rises, start - 1, end)
+  change = np.zeros(size)
+  for kind in (0, 1):
+    of_kind = relevant == bool(kind)
+    sums = np.where(
+      rises,
+      pushed[kind][high] - pushed[kind][low],
+      lifted[kind][high] - lifted[kind][low],
+    )
+    change[of_kind] = sums[of_kind]
+  before = np.concatenate([[0], hits])
+  own = np.where(rises, before[end - 1] + 1, before[end]) / end
+  change += np.where(relevant, own - before[start] / start, 0)
+  change /= np.count_nonzero(relevant)
+  return np.where(backfilled, -change, change)

@@ -65,6 +65,7 @@ def get_config(form: str = '') -> ConfigDict:
   c.alignments['10 l2+disc+u'] = base.loss(10, 1, 'example')
   c.main_alignment = '10 l2+disc+u'
   c.serve.policies = ('random', 'sigma')
+  c.evaluate.policies += ('gain',)  # the head-room of them all
   return base.finish(c, form, base.shrink, open=_open, shifted=_shifted)
 
 

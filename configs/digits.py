@@ -57,6 +57,7 @@ def get_config(form: str = '') -> ConfigDict:
   c.align.optimizer.learning_rate = 1e-3
   del c.alignments['identity']  # 16 and 32 dimensions
   c.serve.policies = ('random', 'sigma')
+  c.evaluate.policies += ('gain',)  # the head-room of them all
   c.serve.k = 20
   c.run.log_every = 10
   return base.finish(c, form, _shrink, rivals=_rivals, sequence=_sequence)

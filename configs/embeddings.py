@@ -21,6 +21,7 @@ def get_config(form: str = '') -> ConfigDict:
   c = base.get_config()
   c.name = 'embeddings'
   c.embed.source = 'embeddings'
+  c.evaluate.policies += ('gain',)  # the head-room of them all
   # The identity needs embeddings of one width, the others the classifier.
   kept = ('procrustes', 'ridge', 'l2 (FCT)', 'l2+u')
   for name in set(c.alignments) - set(kept):

@@ -12,6 +12,7 @@ reads, and are all it can read:
   new            new embeddings [gallery, embedding]: an oracle reads these
   train_new      new embeddings of training examples [example, embedding]
   train_labels   int [example]: theirs
+  gains          each item's true gain in mAP (`curve.gain`) [gallery]
 
 It returns an order: int [gallery], a permutation, first to be backfilled
 first. Ties go by index. Arrays may be NumPy's or anything that gives NumPy
@@ -61,6 +62,11 @@ def distance(aligned: np.ndarray, new: np.ndarray) -> np.ndarray:
       f'Embeddings of different widths: {aligned.shape}, {new.shape}.'
     )
   return _order(_squared_distance, aligned=aligned, new=new)
+
+
+def gain(gains: np.ndarray) -> np.ndarray:
+  """Largest true gain first: the head-room, what costs quality comes last."""
+  return _order(lambda x: x, gains=gains)
 
 
 def class_mean(aligned: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -188,6 +194,7 @@ POLICIES: dict[str, Callable[..., np.ndarray]] = {
   'random': random,
   'sigma': sigma,
   'distance': distance,
+  'gain': gain,
   'class_mean': class_mean,
   'class_mean_cosine': class_mean_cosine,
   'class_mean_predicted': class_mean_predicted,

@@ -25,6 +25,7 @@ def make_gallery(n=60, seed=0):
     'labels': generator.integers(3, size=n) * 7 - 1,
     'train_new': generator.normal(size=(40, 4)).astype(np.float32),
     'train_labels': generator.integers(4, size=40) * 5 - 2,
+    'gains': generator.normal(size=n),
   }
 
 
@@ -54,6 +55,7 @@ def oracle_scores(name, gallery):
       {
         'sigma': gallery['log_variance'][i],
         'distance': np.linalg.norm(h - gallery['new'][i]),
+        'gain': gallery['gains'][i],
         'class_mean': np.linalg.norm(h - own),
         'class_mean_cosine': -cosine(h, own),
         'class_mean_predicted': np.linalg.norm(h - guessed),

@@ -10,7 +10,7 @@ from fastfill_jax.report import groups, result, summary, tables
 _MEANING = {
   'new': 'reads the new embeddings of the gallery: an oracle',
   'labels': "reads the gallery's labels",
-  'query': 'reads the queries',
+  'gains': 'reads queries, labels and new embeddings: the head-room',
 }
 _CAPTIONS = {
   'curves': (
@@ -116,7 +116,8 @@ def _legend(results: Sequence[result.Result], table: pd.DataFrame) -> str:
     'gallery backfilled; "β to 99% mAP" the first one at which mAP reaches 99% '
     'of new/new; negative flips are queries right under old/old and wrong '
     "now, averaged over the curve. The gain over random is of mAP's area, "
-    'seed by seed; wins count the seeds in which it is positive.',
+    'seed by seed, n.s. where its 95% interval over seeds holds 0; wins count '
+    'the seeds in which it is positive.',
   ]
   used = {name for reads in table['reads'] for name in reads}
   marks = [

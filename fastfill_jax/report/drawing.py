@@ -26,6 +26,7 @@ _KINDS = {
   '': BLUE,
   result.MARKS['labels']: CYCLE[1],
   result.MARKS['new']: CYCLE[-1],
+  result.MARKS['gains']: CYCLE[3],
 }
 _STYLE = {
   'font.size': 8,

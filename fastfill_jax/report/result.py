@@ -14,7 +14,7 @@ from fastfill_jax.storage import artifact
 METRICS = ('mAP', 'cmc@1', 'cmc@5')
 # Inputs that are not there when a gallery is backfilled blindly. A policy that
 # reads one of them is no rival of those that read none.
-MARKS = {'new': '†', 'labels': '‡', 'query': '§'}
+MARKS = {'new': '†', 'labels': '‡', 'gains': '§'}
 
 Curves = Mapping[str, np.ndarray]  # By metric.
 References = Mapping[str, Mapping[str, float]]  # By pair and metric.

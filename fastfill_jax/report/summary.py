@@ -56,7 +56,8 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
     A row per seed, alignment and policy, with a column per metric for its
     area, and with `_trapezoid`, `_start` (nothing backfilled) and `_worst`
     (the lowest point) after it; `enough`, the first fraction of `ENOUGH` of
-    new/new mAP (NaN if there is none); `negative_flips`, its area; `sag`, the
+    new/new mAP (NaN if there is none); `mAP_peak`, the highest point, and
+    `peak_at`, its fraction; `negative_flips`, its area; `sag`, the
     mAP area less the mean of the curve's two ends.
   """
   rows = []
@@ -79,6 +80,7 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
       y = one.curves['mAP'][i]
       goal = ENOUGH * one.references['new/new']['mAP']
       row['enough'] = x[y >= goal].min(initial=np.inf)
+      row |= {'mAP_peak': y.max(), 'peak_at': x[np.argmax(y)]}
       row['negative_flips'] = np.mean(one.negative_flips[i])
       row['sag'] = np.mean(y) - (y[0] + y[-1]) / 2
       rows.append(row)

@@ -8,6 +8,7 @@ import pandas as pd
 import rich.box
 import rich.table
 import rich.text
+from scipy import special
 
 from fastfill_jax.report import groups, result, summary
 
@@ -23,6 +24,8 @@ COLUMNS = {
   'mAP_trapezoid': ('mAP, trapezoid', 1),
   'mAP_start': ('mAP at β = 0', 1),
   'mAP_worst': ('mAP at worst β', 1),
+  'mAP_peak': ('mAP at best β', 1),
+  'peak_at': ('best β', 0),
   'enough': ('β to 99% mAP', -1),
   'negative_flips': ('negative flips', -1),
   'gain': ('over random', 0),
@@ -255,7 +258,14 @@ def _cell(row: pd.Series, key: str, decimals: int = 2) -> str:
   sign = '+' if key == 'gain' else ''
   text = f'{100 * row[key]:{sign}.{decimals}f}'
   spread = row.get(f'{key}_std' if n > 1 else f'{key}_se', np.nan)
-  return text if np.isnan(spread) else f'{text} ± {100 * spread:.{decimals}f}'
+  if np.isnan(spread):
+    return text
+  text = f'{text} ± {100 * spread:.{decimals}f}'
+  if key == 'gain' and n > 1:
+    # Student's 95% interval over seeds.
+    half = special.stdtrit(n - 1, 0.975) * spread / np.sqrt(n)
+    text += '' if abs(row[key]) > half else ' n.s.'
+  return text
 
 
 def _best(frame: pd.DataFrame, key: str, decimals: int) -> list[int]:

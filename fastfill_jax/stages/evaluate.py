@@ -19,6 +19,7 @@ from fastfill_jax import (
   report,
   running,
 )
+from fastfill_jax.curve import gain
 from fastfill_jax.stages import align, gallery, readable
 from fastfill_jax.storage import artifact, splits
 
@@ -145,6 +146,15 @@ def evaluate(
   if maps.new_dim is not None:
     of_new = readable.Leading(backfilled, maps.new_dim)
   available |= {'labels': items.column('label'), 'new': of_new}
+  if 'gain' in names:
+    available['gains'] = gain.marginal(
+      asked,
+      aligned,
+      backfilled,
+      *(x.column(name) for name in ('label', 'id') for x in (query, items)),
+      distance=distance,
+      seed=seed,
+    )
   orders, left_out = policies.make_orders(names, available)
   cutoffs = curve.cutoffs(len(items), steps)
   swept = _sweep(

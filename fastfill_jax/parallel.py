@@ -1,4 +1,4 @@
-"""Devices and processes: the only module that says pmap, mesh or device.
+"""Devices, processes, how a run goes; it alone says pmap, mesh or device.
 
 A step sees un-stacked state and its share of the batch; `pmap` hands the state
 to every device whole and splits the batch along a leading device axis:
@@ -7,10 +7,12 @@ to every device whole and splits the batch along a leading device axis:
   state, metrics = step(state, parallel.shard(batch), key)
 """
 
+import contextlib
+import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,17 +33,12 @@ def initialize(
 ):
   """Joins the other processes; the first call of a multi-process run.
 
-  Args:
-    coordinator_address: 'host:port' of process 0; None lets JAX find the
-      cluster (TPU metadata, SLURM, Open MPI).
-    num_processes: How many processes there are, with coordinator_address.
-    process_id: Which of them this one is, from 0.
-    timeout: Seconds to wait for all the others.
+  Without a coordinator_address, 'host:port' of process 0, JAX finds the cluster
+  (TPU metadata, SLURM, Open MPI). If a process does not join within `timeout`
+  seconds, this one says so and exits with code 1.
 
   Raises:
     ValueError: If the three do not fit together, or no cluster is found.
-
-  If a process does not join in time, this one says so and exits with code 1.
   """
   given = [x is not None for x in (num_processes, process_id)]
   if coordinator_address is not None and not all(given):
@@ -219,13 +216,8 @@ def gather(array: np.ndarray) -> np.ndarray:
     return array[None]
   # As bytes: JAX would round 64-bit numbers to 32.
   flat = np.frombuffer(array.tobytes(), np.uint8)
-  rows = np.asarray(multihost_utils.process_allgather(flat))
-  return np.stack(
-    [
-      np.frombuffer(row.tobytes(), array.dtype).reshape(array.shape)
-      for row in rows
-    ]
-  )
+  rows = np.ascontiguousarray(multihost_utils.process_allgather(flat))
+  return rows.view(array.dtype).reshape(len(rows), *array.shape)
 
 
 def barrier(name: str):
@@ -234,14 +226,20 @@ def barrier(name: str):
     multihost_utils.sync_global_devices(name)
 
 
-def raise_together(error: Exception | None):
-  """Raises in every process if any brings an error.
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """What fails in one process, by a ValueError or OSError, fails in all.
 
   A process that stopped alone would leave the others waiting for ever.
 
   Raises:
     ValueError: The message of the first process that failed.
   """
+  error = None
+  try:
+    yield
+  except (ValueError, OSError) as failure:
+    error = failure
   if process_count() == 1:
     if error is not None:
       raise error
@@ -298,3 +296,41 @@ class Preemption:
     """Stops work whose parts are saved as they end; one process only."""
     if self._noticed:
       raise Preempted(f'{where} stopped by SIGTERM.')
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+  """How a stage goes about its work: `config.run`. It changes no result.
+
+  Attributes:
+    preemption: Asked where work can be saved and stopped.
+    data_dir: Where data sets lie; machines may differ.
+    label_dir: For labels that cost a pass over the records.
+    in_memory: Whether images are decoded once, into memory.
+    num_workers: Data processes; 0: threads of this one.
+    embed_batch_size: Images that are embedded at a time.
+    log_every: Steps between two lines of metrics, each the mean since the last.
+    checkpoint_every: Steps between two checkpoints.
+    evaluate_every: Steps between two validations of an encoder.
+    profile: A folder for an XLA trace of five steps of every training; or ''.
+    sweep_backend: Of curve.sweep.
+    memory_limit: Bytes the sweep may use.
+  """
+
+  preemption: Preemption
+  data_dir: str | None = None
+  label_dir: str | None = None
+  in_memory: bool = False
+  num_workers: int = 0
+  embed_batch_size: int = 1024
+  log_every: int = 50
+  checkpoint_every: int = 500
+  evaluate_every: int = 5000
+  profile: str = ''
+  sweep_backend: str = 'auto'
+  memory_limit: int = 2**30
+
+  def __post_init__(self):
+    for name, value in vars(self).items():
+      if name.endswith(('_every', '_size')) and value < 1:
+        raise ValueError(f'run.{name}={value}; it must be at least 1.')

@@ -16,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import fastfill_jax
-from fastfill_jax import choices, curve, parallel, report, running
+from fastfill_jax import choices, curve, parallel, report
 from fastfill_jax.data import dataset, transforms
 from fastfill_jax.stages import embed, encode, evaluate, sequence, serve
 from fastfill_jax.stages import seed as stage_seed
@@ -113,9 +113,9 @@ def _check_encoders(config, table):
       )
 
 
-def _how(config, preemption) -> running.How:
-  keys = {field.name for field in dataclasses.fields(running.How)}
-  return running.How(
+def _how(config, preemption) -> parallel.How:
+  keys = {field.name for field in dataclasses.fields(parallel.How)}
+  return parallel.How(
     preemption, **{k: v for k, v in config.run.items() if k in keys}
   )
 
@@ -133,9 +133,8 @@ def claim(config: ConfigDict, workdir: pathlib.Path):
   digest = hashlib.sha256(common.to_json_best_effort().encode())
   digest.update(code.package_digest())
   parallel.check_same('config or code', digest.digest())
-  error = None
-  if parallel.is_main():
-    try:
+  with parallel.together():
+    if parallel.is_main():
       workdir.mkdir(parents=True, exist_ok=True)
       path = workdir / 'config.json'
       name = artifact.read_json(path).get('name', config.name)
@@ -145,9 +144,6 @@ def claim(config: ConfigDict, workdir: pathlib.Path):
           f'{config.name!r}: choose another --workdir.'
         )
       artifact.write_json(path, json.loads(held))
-    except (OSError, ValueError) as failure:
-      error = failure
-  parallel.raise_together(error)
 
 
 def run(
@@ -163,19 +159,18 @@ def run(
   """
   how = _how(config, preemption)
   workdir = artifact.Workdir(path, config.stages, config.run.anew)
-  last = max(STAGES.index(stage) for stage in config.stages)
-  data = None
-  if not config.embed.source:
-    data = _describe(config, how)
-  results, logs, tables = [], {}, {'served': [], 'sequence': []}
-  for seed in config.seeds:
-    one = stage_seed.Seed(config, workdir, how, data, seed, logs)
-    if last <= STAGES.index('encode'):
-      one.encode(list(config.encoders))
+  data = None if config.embed.source else _describe(config, how)
+  seeds = [
+    stage_seed.Seed(config, workdir, how, data, seed) for seed in config.seeds
+  ]
+  for seed in seeds:
+    if set(config.stages) == {'encode'}:
+      seed.encode(list(config.encoders))
       continue
-    one.embed()
-    if last >= STAGES.index('align'):
-      results += one.table(last, tables)
+    seed.embed()
+    if set(config.stages) - {'encode', 'embed'}:
+      seed.table()
+  results = [result for seed in seeds for result in seed.results]
   if workdir.found:
     logging.info(
       'There already: %s.',
@@ -183,7 +178,7 @@ def run(
     )
   if 'report' in config.stages and parallel.is_main():
     preemption.raise_if_requested('The run, before its report,')
-    _report(config, workdir, results, logs, tables)
+    _report(config, workdir, results, seeds)
   return results
 
 
@@ -201,16 +196,19 @@ def _describe(config, how) -> dataset.Data:
   return data
 
 
-def _report(config, workdir, results, logs, tables):
-  training = {}
-  for name, result in logs.items():
-    paths = sorted(result.directory.glob('logs/*/metrics.jsonl'))
-    if paths:
-      training[name] = paths[0]
-  for name, paths in tables.items():
-    if paths:
-      table = pd.concat([pd.read_csv(path) for path in paths])
-      table.to_csv(workdir.path / f'{name}.csv', index=False)
+def _report(config, workdir, results, seeds):
+  training = {
+    name: path
+    for seed in seeds
+    for name, result in seed.trained.items()
+    for path in result.directory.glob('logs/*/metrics.jsonl')
+  }
+  tables = {'served': [], 'sequence': []}
+  for name, held in tables.items():
+    paths = [seed.tables[name] for seed in seeds if name in seed.tables]
+    held += [pd.read_csv(path) for path in paths]
+    if held:
+      pd.concat(held).to_csv(workdir.path / f'{name}.csv', index=False)
   report.write(
     workdir.path,
     results,
@@ -221,7 +219,7 @@ def _report(config, workdir, results, logs, tables):
     training=training,
     main=config.main_alignment,
     stale=workdir.stale,
-    sequence=[pd.read_csv(path) for path in tables['sequence']],
+    sequence=tables['sequence'],
   )
   logging.info('The report is %s.', workdir.path / 'report.md')
 
@@ -247,7 +245,7 @@ def versions() -> dict[str, str]:
   }
 
 
-def _version(package: str) -> str:
+def _version(package):
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:

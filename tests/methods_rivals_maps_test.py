@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 from configs import base, digits, embeddings
-from fastfill_jax import methods, parallel, pipeline, policies, running
+from fastfill_jax import methods, parallel, pipeline, policies
 from fastfill_jax.methods import drift_adapter, lambda_orthogonality
 from fastfill_jax.stages import readable
 
@@ -70,7 +70,7 @@ def fit(tmp_path, name, views, num_epochs=150, **changes):
     'warmup_epochs': 1,
     'optimizer': {'name': 'adam', 'learning_rate': 0.03, 'weight_decay': 0.0},
   }
-  how = running.How(parallel.Preemption())
+  how = parallel.How(parallel.Preemption())
   method = methods.make(name, **changes)
   directory = tmp_path / name / 'seed0'
   directory.mkdir(parents=True)

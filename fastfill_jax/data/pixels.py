@@ -1,6 +1,5 @@
 """From an image file's bytes to pixels, and from pixels to numbers."""
 
-import io
 from collections.abc import Sequence
 
 import cv2
@@ -31,25 +30,12 @@ def decode(image: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
     # As TensorFlow and Pillow do: the pixels as stored, whatever EXIF says.
     pixels = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
   if pixels is None:
-    return _decode_by_pillow(image, channels)
+    raise ValueError(
+      f'{len(image)} bytes starting with {image[:8]!r} are no readable image'
+    )
   if channels == 1:
     return pixels[:, :, None]
   return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def _decode_by_pillow(image: bytes, channels: int) -> np.ndarray:
-  """Decodes what OpenCV has no codec for."""
-  import PIL.Image
-
-  try:
-    with PIL.Image.open(io.BytesIO(image)) as opened:
-      pixels = np.asarray(opened.convert('L' if channels == 1 else 'RGB'))
-  except OSError as error:
-    raise ValueError(
-      f'{len(image)} bytes starting with {image[:8]!r} are no readable image: '
-      f'{error}'
-    ) from error
-  return pixels[:, :, None] if channels == 1 else pixels
 
 
 def normalise(

@@ -14,20 +14,12 @@ from absl import logging
 from fastfill_jax import choices
 from fastfill_jax.data import sources
 
-# What TFDS's catalogue says of (download, prepared).
+# What TFDS's catalogue says of (download, prepared), for the configs' sets.
 _SIZES = {
-  'caltech_birds2011': ('1.1 GB', 'as much'),
-  'cars196': ('1.82 GiB', '1.85 GiB'),
-  'cifar10': ('162.17 MiB', '132.40 MiB'),
   'cifar100': ('160.71 MiB', '132.03 MiB'),
-  'fashion_mnist': ('29.45 MiB', '36.42 MiB'),
   'imagenet2012': ('144.7 GB', '155.84 GiB'),
-  'omniglot': ('17.95 MiB', 'as much'),
   'places365_small': ('29.27 GiB', 'about as much'),
-  'stanford_online_products': ('2.87 GiB', '2.89 GiB'),
-  'vgg_face2': ('39.9 GB', 'as much'),
 }
-_LABEL_KEYS = {'stanford_online_products': 'class_id'}
 _TEST_SPLITS = {'imagenet2012': 'validation', 'places365_small': 'validation'}
 
 
@@ -41,7 +33,7 @@ class Records(sources.Source):
     *,
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    label_key: str | None = None,
+    label_key: str = 'label',
   ):
     """Opens the records; see `opening.open_source`."""
     import tensorflow_datasets as tfds
@@ -59,7 +51,6 @@ class Records(sources.Source):
       for key, feature in features.items()
       if isinstance(feature, tfds.features.ClassLabel)
     ]
-    label_key = label_key or _LABEL_KEYS.get(base, 'label')
     if label_key not in class_keys or 'image' not in features:
       raise ValueError(
         f'{name!r} has no image, or no class {label_key!r}: its features are '
@@ -76,11 +67,9 @@ class Records(sources.Source):
       if feature.shape == () and np.issubdtype(feature.np_dtype, np.integer)
     ]
     self._version = f'{base}:{builder.info.version}'
-    self._held: dict[str, np.ndarray] | None = None
     self._cache = None
     if cache_dir is not None:
-      version = str(builder.info.version)
-      kind = '-'.join((base.replace('/', '-'), version, split))
+      kind = f'{base.replace("/", "-")}-{builder.info.version}-{split}'
       self._cache = pathlib.Path(cache_dir) / f'columns-{kind}.npz'
     super().__init__(
       sources.make_ids(split, list(builder.info.splits), len(self._records)),
@@ -102,36 +91,32 @@ class Records(sources.Source):
   def columns(self) -> dict[str, np.ndarray]:
     """All whole numbers the examples have, by name; int32 [example].
 
-    The first call reads every record once (images are not decoded, but they
-    do pass through memory), unless `cache_dir` keeps the result of an earlier
-    run.
+    The first call reads every record once, undecoded, unless `cache_dir` keeps
+    the result of an earlier run.
 
     Raises:
       ValueError: the split has no labels.
     """
-    if self._held is None:
+    if self._columns is None:
       held = self._read_cache()
       if held is None:
         held = self._read_columns()
         self._write_cache(held)
-      held['label'] = held[self._label_key]
-      self._held = held
-    if self._held['label'].min(initial=0) < 0:
+      self._columns = held | {'label': held[self._label_key]}
+    if self._columns['label'].min(initial=0) < 0:
       raise ValueError(
         f'split {self._split!r} of {self._name!r} has no labels (they are -1)'
       )
-    return self._held
+    return self._columns
 
   def _read_columns(self) -> dict[str, np.ndarray]:
     logging.info('reading the labels of %s/%s', self._name, self._split)
     held = {k: np.empty(len(self), np.int32) for k in self._number_keys}
     for start in range(0, len(self), 1024):
-      rows = range(start, min(start + 1024, len(self)))
-      for row, example in zip(
-        rows, self._records.__getitems__(list(rows)), strict=True
-      ):
-        for key in self._number_keys:
-          held[key][row] = example[key]
+      rows = list(range(start, min(start + 1024, len(self))))
+      examples = self._records.__getitems__(rows)
+      for key in self._number_keys:
+        held[key][rows] = [example[key] for example in examples]
     return held
 
   def _read_cache(self) -> dict[str, np.ndarray] | None:
@@ -143,10 +128,9 @@ class Records(sources.Source):
     except (ValueError, OSError, zipfile.BadZipFile) as error:
       logging.warning('%s is read anew: %s', self._cache, error)
       return None
-    complete = set(held) == set(self._number_keys)
-    if complete and all(len(v) == len(self) for v in held.values()):
-      return held
-    return None
+    sizes = {name: len(values) for name, values in held.items()}
+    complete = sizes == dict.fromkeys(self._number_keys, len(self))
+    return held if complete else None
 
   def _write_cache(self, held: dict[str, np.ndarray]):
     if self._cache is None:
@@ -161,15 +145,12 @@ class Records(sources.Source):
 def find(
   name: str, data_dir: str | os.PathLike[str] | None = None
 ) -> pathlib.Path | None:
-  """Finds where a data set lies.
+  """The folder of a data set's dataset_info.json, or None.
 
   Args:
     name: 'cifar100', 'cifar100:3.0.2' or 'name/config'; without a version the
       newest.
     data_dir: by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
-
-  Returns:
-    The folder of its dataset_info.json, or None.
 
   Raises:
     ValueError: a bucket's address.
@@ -242,18 +223,11 @@ def _how_to_prepare(name: str, data_dir: str | os.PathLike[str] | None) -> str:
   base, root = name.partition(':')[0], _root(data_dir)
   lines = [f'{name!r} is not prepared under {root}.']
   known = ('digits', 'fake', 'image_folder', *_SIZES)
-  if base not in _SIZES:
-    lines[0] = lines[0].removesuffix('.') + choices.nearest(base, known)
   if base in _SIZES:
     download, prepared = _SIZES[base]
     lines.append(f'To download: {download}; prepared: {prepared}.')
-  if base == 'vgg_face2':
-    lines.append(
-      'TFDS no longer has it: unpack its two archives to DIR/train and '
-      'DIR/test, then run: python -m fastfill_jax.data.convert --from=DIR '
-      f'--to={root}'
-    )
-    return ' '.join(lines)
+  else:
+    lines[0] = lines[0].removesuffix('.') + choices.nearest(base, known)
   if base == 'imagenet2012':
     lines.append(
       'Put ILSVRC2012_img_train.tar (138 GB) and ILSVRC2012_img_val.tar '

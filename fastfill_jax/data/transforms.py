@@ -48,10 +48,8 @@ def _random_crop(
   for _ in range(10):
     area = height * width * rng.uniform(min_scale, 1)
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-    rows, columns = (
-      round(math.sqrt(area / ratio)),
-      round(math.sqrt(area * ratio)),
-    )
+    rows = round(math.sqrt(area / ratio))
+    columns = round(math.sqrt(area * ratio))
     if 0 < rows <= height and 0 < columns <= width:
       top = rng.integers(height - rows + 1)
       left = rng.integers(width - columns + 1)
@@ -147,15 +145,8 @@ def shifted(
 ) -> np.ndarray:
   """The image as of another source: cropped, dark and blurred, size kept.
 
-  Args:
-    rng: not read: every image is changed alike.
-    image: uint8 [height, width, channel].
-    keep: share of each side that the centre crop keeps.
-    brightness: what pixels are multiplied by.
-    sigma: of the Gaussian blur, in pixels; 0 for none.
-
-  Returns:
-    uint8 [height, width, channel].
+  `keep` is the share of each side that the centre crop keeps, `sigma` the
+  Gaussian blur's, in pixels, 0 for none; every image is changed alike.
   """
   del rng
   height, width = image.shape[:2]
@@ -179,18 +170,9 @@ def simclr(
 ) -> np.ndarray:
   """Draws SimCLR's two views (arXiv 2002.05709, appendix A).
 
-  Args:
-    rng: the source of chance.
-    image: uint8 [height, width, channel].
-    size: output pixels a side.
-    min_scale: least share of the area a crop keeps.
-    flip: probability of mirroring; 0 where left and right matter (digits).
-    strength: of the colour jitter; the paper takes 1 for ImageNet, 0.5 for
-      CIFAR.
-    blur: probability of Gaussian blur; the paper takes 0 for CIFAR.
-
-  Returns:
-    uint8 [view, height, width, channel], two independent views.
+  `flip` and `blur` are probabilities; no flip where left and right matter
+  (digits). For CIFAR the paper takes half the strength of its colour jitter and
+  no blur.
   """
   views = []
   for _ in range(2):
@@ -248,8 +230,6 @@ TRANSFORMS = {
   'simclr': simclr,
   'small_shift': small_shift,
 }
-
-
 _RANGES = {
   'blur': (0, 1),
   'brightness': (0, 1),
@@ -266,14 +246,7 @@ _RANGES = {
 
 
 def make_transform(name: str, **options) -> Transform:
-  """Binds a transform's options.
-
-  Args:
-    name: a key of TRANSFORMS.
-    **options: of that transform, such as size=32.
-
-  Returns:
-    A picklable function of (rng, image).
+  """A transform with its options, such as size=32, picklable.
 
   Raises:
     ValueError: an unknown name or option, or a value out of range.

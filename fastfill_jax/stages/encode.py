@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastfill_jax import models, parallel, running
-from fastfill_jax.data import dataset, transforms
+from fastfill_jax import models, parallel
+from fastfill_jax.data import dataset, loading, pixels, transforms
 from fastfill_jax.methods import encoder_terms, terms
 from fastfill_jax.models import heads
 from fastfill_jax.storage import artifact
@@ -29,7 +29,7 @@ def check(name: str, recipe: Recipe):
   heads.make_head(1, **recipe['head'])
   parallel.check_batch_size(recipe['batch_size'])
   weights, _ = terms.parse(recipe['terms'], encoder_terms.TERMS)
-  read = {x for term in weights for x in _reads(term)}
+  read = _read(recipe)
   if bool(recipe['teacher']) != any('teacher' in x for x in read):
     raise ValueError(
       f'encoders.{name}: terms {sorted(weights)} and teacher='
@@ -53,8 +53,7 @@ def check_teacher(name: str, recipe: Recipe, teacher: Recipe):
       f'with that of {recipe["teacher"]!r}, which must be of one width: '
       f'embedding_dim={widths[0]} and {widths[1]}.'
     )
-  read = {x for term in recipe['terms'] for x in _reads(term)}
-  if 'teacher_weights' in read and teacher['head']['name'] != 'linear':
+  if 'teacher_weights' in _read(recipe) and teacher['head']['name'] != 'linear':
     raise ValueError(
       f'encoders.{name}: terms {sorted(recipe["terms"])} read the classifier '
       f'of {recipe["teacher"]!r}, whose head is {teacher["head"]["name"]!r}, '
@@ -62,7 +61,7 @@ def check_teacher(name: str, recipe: Recipe, teacher: Recipe):
     )
 
 
-def check_data(data: dataset.Data, recipe: Recipe, how: running.How):
+def check_data(data: dataset.Data, recipe: Recipe, how: parallel.How):
   """Raises a ValueError if the data does not do for training by a recipe."""
   source = dataset.open_split(data, data['train_split'], how, in_memory=False)
   rows, _ = dataset.split_rows(data, source)
@@ -72,7 +71,7 @@ def check_data(data: dataset.Data, recipe: Recipe, how: running.How):
 
 def encode(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   recipe: Recipe,
   data: dataset.Data,
@@ -100,8 +99,9 @@ def encode(
   transform = transforms.make_transform(
     **(recipe['transform'] or data['train_transform'])
   )
-  images = dataset.example(data, source, transform)
-  state = initialise(encoder, head, optimizer, normalise(_flat(images)), seed)
+  image = pixels.decode(source[0]['image'], source.channels)
+  image = _flat(transform(np.random.default_rng(0), image)[None])
+  state = initialise(encoder, head, optimizer, normalise(image), seed)
   if recipe['start']:
     held = load(others[recipe['start']])[1]
     state = state.replace(
@@ -115,20 +115,23 @@ def encode(
   mapped = parallel.pmap(
     step, in_axes=(None, 0, None), out_axes=None, donate=(0,)
   )
+  share = {
+    'batch_size': recipe['batch_size'],
+    'process_index': parallel.process_index(),
+    'process_count': parallel.process_count(),
+    'num_workers': how.num_workers,
+  }
   evaluate = None
   if len(validation) and 'classify' in recipe['terms']:
     # Classes that were not trained on cannot be right.
     seen = np.unique(source.labels[rows])
     validation = validation[np.isin(source.labels[validation], seen)]
-    evaluate = _make_evaluate(
-      how, recipe, data, source, validation, encoder, head
-    )
+    evaluate = _make_evaluate(data, source, validation, encoder, head, share)
   state = loop.fit(
     state,
     lambda _, state, batch: mapped(state, batch, constants),
-    functools.partial(
-      dataset.train_batches,
-      *(source, rows, transform, recipe['batch_size'], seed, how),
+    lambda start: loading.loader(
+      source, rows, transform, start_step=start, seed=seed, **share
     ),
     num_steps=steps,
     directory=directory,
@@ -184,8 +187,9 @@ def make_step(encoder, head, optimizer, normalise, recipe, teacher=None):
       )
     loss, metrics = jnp.float32(0), {}
     for name, chosen in options.items():
-      arguments = {read: available[read] for read in _reads(name)}
-      value = encoder_terms.TERMS[name](**arguments, **chosen)
+      term = encoder_terms.TERMS[name]
+      arguments = {read: available[read] for read in terms.reads(term)}
+      value = term(**arguments, **chosen)
       metrics[name] = jnp.mean(value)
       loss += weights[name] * metrics[name]
     if 'classify' in weights:
@@ -216,8 +220,10 @@ def initialise(encoder, head, optimizer, images, seed) -> loop.State:
   return init(jax.random.key(seed))
 
 
-def _reads(name: str) -> tuple[str, ...]:
-  return terms.reads(encoder_terms.TERMS[name])
+def _read(recipe: Recipe) -> set[str]:
+  """What a recipe's terms read."""
+  held = encoder_terms.TERMS
+  return {x for name in recipe['terms'] for x in terms.reads(held[name])}
 
 
 def _flat(images):
@@ -244,9 +250,10 @@ def _teach(teacher: artifact.Artifact, data, source):
   return functools.partial(network.apply, train=False), constants
 
 
-def _make_evaluate(how, recipe, data, source, rows, encoder, head):
+def _make_evaluate(data, source, rows, encoder, head, share):
   """Accuracy on the given rows, as a function of the state."""
   normalise = dataset.normaliser(data)
+  transform = transforms.make_transform(**data['eval_transform'])
 
   def correct(params, batch_stats, batch):
     embedding = encoder.apply(
@@ -262,8 +269,8 @@ def _make_evaluate(how, recipe, data, source, rows, encoder, head):
 
   def evaluate(state):
     right = 0
-    for batch in dataset.eval_batches(
-      data, source, rows, recipe['batch_size'], how
+    for batch in loading.batches_in_order(
+      source, rows, transform, seed=0, **share
     ):
       batch = parallel.shard(batch)
       right += np.sum(correct(state.params, state.batch_stats, batch))

@@ -17,12 +17,9 @@ from fastfill_jax import (
   parallel,
   policies,
   report,
-  running,
 )
 from fastfill_jax.stages import align, gallery, readable
 from fastfill_jax.storage import artifact, splits
-
-References = dict[str, dict[str, np.ndarray]]
 
 
 def check(names: tuple[str, ...], steps: int, distance: str):
@@ -36,7 +33,7 @@ def check(names: tuple[str, ...], steps: int, distance: str):
 
 def sweep_references(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   embedded: dict[str, artifact.Artifact],
   old: str,
@@ -45,14 +42,8 @@ def sweep_references(
 ):
   """Scores without backfilling, the same for every method: swept once.
 
-  Args:
-    directory: Gets references.npz: for 'old/old', 'new/new' and, where widths
-      allow, 'new/old', each metric of every query.
-    how: How to go about it.
-    embedded: Results that hold the arrays.
-    old: The array of old embeddings: an encoder's name.
-    new: The array of new ones.
-    distance: Of the search.
+  The directory gets references.npz: for 'old/old', 'new/new' and, where widths
+  allow, 'new/old', each metric of every query.
   """
   query, items = splits.evaluated(embedded)
   names = {'old': old, 'new': new}
@@ -60,18 +51,11 @@ def sweep_references(
   if query[old].shape[1] == query[new].shape[1]:
     pairs.append(('new', 'old'))
   scores = {}
+  order, cutoffs = np.arange(len(items))[None], np.zeros(1, int)
   for of_query, of_gallery in pairs:
-    rows = items[names[of_gallery]]
-    swept = _sweep(
-      how,
-      distance,
-      query,
-      items,
-      query[names[of_query]],
-      rows,
-      rows,
-      np.arange(len(items))[None],
-      np.zeros(1, int),
+    asked, rows = query[names[of_query]], items[names[of_gallery]]
+    swept = sweep(
+      how, distance, query, items, asked, rows, rows, order, cutoffs
     )
     for metric, values in swept['per_query'].items():
       scores[f'{of_query}/{of_gallery}/{metric}'] = values[0, 0]
@@ -79,11 +63,8 @@ def sweep_references(
     np.savez_compressed(directory / 'references.npz', **scores)
 
 
-def load_references(references: artifact.Artifact) -> References:
-  """{'old/old', 'new/new', ...: {metric: float32 [query]}}.
-
-  NaN for queries without a relevant item.
-  """
+def _load_references(references):
+  """{'old/old', 'new/new', ...: {metric: float32 [query], NaN for no item}}."""
   loaded = {}
   with np.load(references.directory / 'references.npz') as held:
     for key, values in held.items():
@@ -94,7 +75,7 @@ def load_references(references: artifact.Artifact) -> References:
 
 def evaluate(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   name: str,
   definition: dict[str, Any],
@@ -109,31 +90,15 @@ def evaluate(
   distance: str,
   seed: int,
 ):
-  """Writes the curves of one row, and the orders they are of.
+  """Writes the curves of the row `name`, and the orders they are of.
 
-  Args:
-    directory: Gets the result, orders.npz, aligned/ and perhaps log_variance/,
-      backfilled/ and query/.
-    how: How to go about it.
-    name: The row's.
-    definition: Of its method.
-    fitted: The method, fitted.
-    references: Of `sweep_references`.
-    embedded: Results that hold the arrays; `embedded[new]` the classifier.
-    old: The array of old embeddings: an encoder's name.
-    new: The array of new ones.
-    fuse: The share of the aligned embedding that a backfilled item keeps.
-    names: Of the policies.
-    steps: Cut-offs between nothing and everything.
-    distance: Of the search.
-    seed: Of the random order.
+  The directory gets the result, orders.npz, aligned/ and perhaps log_variance/,
+  backfilled/ and query/. A backfilled item keeps the share `fuse` of the
+  aligned embedding; `references` are of `sweep_references`.
   """
   query, items = splits.evaluated(embedded)
   maps = align.load(definition, fitted)
-  side = items.get('side')
-  aligned, log_variance = gallery.write_aligned(
-    maps, items[old], side, directory
-  )
+  aligned, log_variance = gallery.write_aligned(maps, items, old, directory)
   backfilled = gallery.write_new(
     maps, items[new], aligned, fuse, directory / 'backfilled'
   )
@@ -143,36 +108,29 @@ def evaluate(
   )
   of_new = backfilled
   if maps.new_dim is not None:
-    of_new = readable.Leading(backfilled, maps.new_dim)
+    of_new = readable.leading(backfilled, maps.new_dim)
   available |= {'labels': items.column('label'), 'new': of_new}
   orders, left_out = policies.make_orders(names, available)
-  cutoffs = curve.cutoffs(len(items), steps)
-  swept = _sweep(
-    how,
-    distance,
-    query,
-    items,
-    asked,
-    aligned,
-    backfilled,
-    np.stack(list(orders.values())),
-    cutoffs,
+  cutoffs, order = (
+    curve.cutoffs(len(items), steps),
+    np.stack([*orders.values()]),
+  )
+  swept = sweep(
+    how, distance, query, items, asked, aligned, backfilled, order, cutoffs
   )
   if not parallel.is_main():
     return
   uncertainty = None
   if log_variance is not None:
     uncertainty = gallery.mean_log_variance(log_variance)
-  scores = load_references(references)
+  scores = _load_references(references)
   report.Result(
     seed=seed,
     alignment=name,
     update=(old, new),
     fractions=cutoffs / len(items),
     policies=tuple(orders),
-    reads={
-      policy: policies.reads(policies.POLICIES[policy]) for policy in orders
-    },
+    reads={name: policies.reads(policies.POLICIES[name]) for name in orders},
     needs=methods.make(**definition).reads,
     left_out=left_out,
     curves={metric: swept[metric] for metric in curve.METRICS},
@@ -192,8 +150,12 @@ def evaluate(
   )
 
 
-def _sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):
-  """`curve.sweep` in all processes, with every query's results."""
+def sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):
+  """`curve.sweep` of two splits in all processes, with every query's results.
+
+  What is asked with, and what items are before and after they are backfilled,
+  are arrays [query, embedding] and [gallery, embedding].
+  """
   result = curve.sweep(
     asked,
     aligned,

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from fastfill_jax import parallel, running
+from fastfill_jax import parallel
 from fastfill_jax.storage import arrays, artifact, splits
 
 # {split: (what it must have, what it may have)}
@@ -40,32 +40,24 @@ _EMBEDDINGS = ('old', 'new', 'side')
 
 def make(
   workdir: artifact.Workdir,
-  how: running.How,
+  how: parallel.How,
   source: str,
   held_out: Sequence[int] = (),
 ) -> dict[str, artifact.Artifact]:
-  """Takes the embeddings of a folder, for all seeds.
+  """Takes the embeddings of the folder `source`, for all seeds.
 
-  Args:
-    workdir: Gets one result that links to them.
-    how: How to go about it.
-    source: The folder.
-    held_out: Classes that are left out of `train` and alone make up the
-      gallery and the queries; those splits are then copied.
+  The classes `held_out` are left out of `train` and alone make up the gallery
+  and the queries; those splits are then copied, not linked to.
 
   Returns:
-    By array, where it lies: all in that result.
+    By array, where it lies: all in one result.
 
   Raises:
     ValueError: If an array is missing, unknown, not finite, or does not fit.
   """
   root = pathlib.Path(source).absolute()
-  error, found = None, {}
-  try:
-    found = find(root)
-  except (ValueError, OSError) as failure:
-    error = failure
-  parallel.raise_together(error)
+  with parallel.together():
+    found = _find(root)
   classifier = root / 'classifier.npy'
   paths = [path for shards in found.values() for path in shards]
   paths += [classifier] if classifier.exists() else []
@@ -73,9 +65,15 @@ def make(
 
   def link(directory, how, *, files, held_out):
     del how, files
-    _link(found, classifier, directory, held_out)
+    with parallel.together():
+      if parallel.is_main():
+        _link(found, classifier, directory, held_out)
 
-  files = {str(path.relative_to(root)): _stamp(path) for path in paths}
+  stats = {path: path.stat() for path in paths}
+  files = {
+    str(path.relative_to(root)): [x.st_size, x.st_mtime_ns]
+    for path, x in stats.items()
+  }
   made = workdir.make(
     'embed', 'source', link, how, files=files, held_out=list(held_out)
   )
@@ -92,12 +90,8 @@ def _drop_broken(workdir: pathlib.Path):
   parallel.barrier('links')
 
 
-def find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
-  """The files of every array, {(split, name): shards}.
-
-  Raises:
-    ValueError: If an array is missing or unknown.
-  """
+def _find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
+  """The files of every array, {(split, name): shards}; checks the names."""
   found = {}
   for split, (needed, optional) in SPLITS.items():
     if not (source / split).is_dir():
@@ -124,32 +118,26 @@ def find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
   return found
 
 
-def _stamp(path):
-  held = path.stat()
-  return [held.st_size, held.st_mtime_ns]
-
-
 def _link(found, classifier, directory, held_out):
-  error = None
-  if parallel.is_main():
-    try:
-      for (split, name), paths in found.items():
-        for shard, path in enumerate(paths):
-          arrays.link_shard(directory / _folder(split) / name, shard, path)
-      _complete(directory)
-      if held_out:
-        _hold_out(directory, held_out)
-      if classifier.exists():
-        kernel = np.load(classifier)
-        artifact.save_variables(
-          directory / 'head.msgpack', {'kernel': kernel.astype(np.float32)}
-        )
-        head = {'name': 'linear', 'num_classes': kernel.shape[1]}
-        artifact.write_json(directory / 'head.json', head)
-      _check(directory, kernel.shape if classifier.exists() else None)
-    except (ValueError, OSError) as failure:
-      error = failure
-  parallel.raise_together(error)
+  for (split, name), paths in found.items():
+    for shard, path in enumerate(paths):
+      arrays.link_shard(directory / _folder(split) / name, shard, path)
+  # Splits that bring no ids are numbered.
+  for split in ('gallery', 'query', 'backfill'):
+    if (directory / split).exists() and not (directory / split / 'id').exists():
+      size = len(arrays.ShardedArray(directory / split / 'old'))
+      arrays.write(directory / split / 'id', np.arange(size))
+  if held_out:
+    _hold_out(directory, held_out)
+  widths = _check_splits(directory)
+  if classifier.exists():
+    kernel = np.load(classifier)
+    _check_classifier(kernel, widths['new'], directory)
+    artifact.save_variables(
+      directory / 'head.msgpack', {'kernel': kernel.astype(np.float32)}
+    )
+    head = {'name': 'linear', 'num_classes': kernel.shape[1]}
+    artifact.write_json(directory / 'head.json', head)
 
 
 def _folder(split):
@@ -174,16 +162,8 @@ def _hold_out(directory, held_out):
       arrays.write(path, part)
 
 
-def _complete(directory):
-  """Numbers the items of splits that bring no ids."""
-  for split in ('gallery', 'query', 'backfill'):
-    if (directory / split).exists() and not (directory / split / 'id').exists():
-      size = len(arrays.ShardedArray(directory / split / 'old'))
-      arrays.write(directory / split / 'id', np.arange(size))
-
-
-def _check(directory, kernel):
-  """Raises a ValueError if arrays do not fit each other or are not finite."""
+def _check_splits(directory) -> dict[str, int]:
+  """Widths of old, new, ...; refuses what does not fit or is not finite."""
   widths = {}
   for split in SPLITS:
     held = {
@@ -216,21 +196,23 @@ def _check(directory, kernel):
           + (' and integers' if name == 'label' else '')
           + f', not {array.dtype} {array.shape}.'
         )
-  if kernel is None:
-    return
-  if len(kernel) != 2 or kernel[0] != widths['new']:
+  return widths
+
+
+def _check_classifier(kernel, width, directory):
+  if kernel.ndim != 2 or len(kernel) != width:
     raise ValueError(
-      f'classifier.npy must be [new embedding={widths["new"]}, class], not '
-      f'{kernel}.'
+      f'classifier.npy must be [new embedding={width}, class], not '
+      f'{kernel.shape}.'
     )
   path = directory / _folder('train') / 'label'
   if not path.exists():
     raise ValueError('classifier.npy is there and train/label is not.')
   labels = arrays.ShardedArray(path)[:]
-  if labels.min() < 0 or labels.max() >= kernel[1]:
+  if labels.min() < 0 or labels.max() >= kernel.shape[1]:
     raise ValueError(
       f'train/label holds {labels.min()} to {labels.max()}; classifier.npy '
-      f'has {kernel[1]} classes.'
+      f'has {kernel.shape[1]} classes.'
     )
 
 

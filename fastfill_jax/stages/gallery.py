@@ -9,25 +9,15 @@ from fastfill_jax import parallel
 from fastfill_jax.methods import method
 from fastfill_jax.storage import arrays, splits
 
-_SHARD_ROWS = 65_536
-
 
 def write_aligned(
-  maps: method.Maps,
-  old: arrays.ShardedArray,
-  side: arrays.ShardedArray | None,
-  directory: pathlib.Path,
+  maps: method.Maps, items: splits.Split, old: str, directory: pathlib.Path
 ) -> tuple[arrays.ShardedArray, arrays.ShardedArray | None]:
   """Aligns a gallery into shards; every process writes its share of them.
 
   What a service searches before any backfilling: `directory/aligned`, in the
   precision of the old embeddings, with `directory/log_variance` beside it.
-
-  Args:
-    maps: The fitted alignment.
-    old: Old embeddings [gallery, embedding].
-    side: Side-information [gallery, embedding], if the alignment reads it.
-    directory: Shards that are there already are kept.
+  Shards that are there already are kept.
 
   Returns:
     Aligned embeddings [gallery, embedding], and log-variances [gallery] or
@@ -36,18 +26,19 @@ def write_aligned(
   Raises:
     ValueError: If an aligned embedding is not finite.
   """
+  stored, side = items[old], items.get('side')
 
   def function(rows):
     aligned, log_variance = maps.align(
-      old[rows], None if side is None else side[rows]
+      stored[rows], None if side is None else side[rows]
     )
     return {'aligned': aligned, 'log_variance': log_variance}
 
-  _write(function, 'aligned', len(old), old.dtype, directory)
+  _write(function, 'aligned', len(stored), stored.dtype, directory)
   log_variance = None
   if (directory / 'log_variance').exists():
     log_variance = arrays.ShardedArray(directory / 'log_variance')
-  return open_aligned(directory), log_variance
+  return arrays.ShardedArray(directory / 'aligned'), log_variance
 
 
 def write_new(
@@ -87,11 +78,6 @@ def write_new(
   return arrays.ShardedArray(directory)
 
 
-def open_aligned(directory: pathlib.Path) -> arrays.ShardedArray:
-  """The aligned gallery that `write_aligned` wrote."""
-  return arrays.ShardedArray(directory / 'aligned')
-
-
 def squared_error(
   aligned: arrays.ShardedArray, new: arrays.ShardedArray
 ) -> np.ndarray:
@@ -126,26 +112,20 @@ def _write(
   The array `main` is rounded to `dtype`, and written last: its shard says that
   the others are there.
   """
-  starts = range(0, rows, _SHARD_ROWS)
-  mine = slice(parallel.process_index(), None, parallel.process_count())
-  error = None
-  for shard, start in list(enumerate(starts))[mine]:
-    if arrays.has_shard(directory / main, shard):
-      continue
-    parts: dict[str, list[np.ndarray]] = {}
-    for block in splits.row_blocks(start, min(start + _SHARD_ROWS, rows)):
-      for name, array in function(block).items():
-        if array is not None:
-          parts.setdefault(name, []).append(array)
-    whole = {name: np.concatenate(array) for name, array in parts.items()}
-    with np.errstate(over='ignore'):  # Reported below.
-      whole[main] = whole[main].astype(dtype)
-    if not np.isfinite(whole[main]).all():
-      error = ValueError(
-        f'The alignment gave embeddings that are not finite in {dtype}.'
-      )
-      break
-    for name in sorted(whole, key=lambda name: name == main):
-      arrays.write_shard(directory / name, shard, whole[name])
-  parallel.raise_together(error)
+  with parallel.together():
+    for shard, chosen in arrays.missing_shards(directory / main, rows):
+      parts: dict[str, list[np.ndarray]] = {}
+      for block in splits.row_blocks(chosen.start, chosen.stop):
+        for name, array in function(block).items():
+          if array is not None:
+            parts.setdefault(name, []).append(array)
+      whole = {name: np.concatenate(array) for name, array in parts.items()}
+      with np.errstate(over='ignore'):  # Reported below.
+        whole[main] = whole[main].astype(dtype)
+      if not np.isfinite(whole[main]).all():
+        raise ValueError(
+          f'The alignment gave embeddings that are not finite in {dtype}.'
+        )
+      for name in sorted(whole, key=lambda name: name == main):
+        arrays.write_shard(directory / name, shard, whole[name])
   parallel.barrier(f'mapped into {directory}')

@@ -23,7 +23,7 @@ import flax.serialization
 import flax.traverse_util
 from absl import logging
 
-from fastfill_jax import parallel, running
+from fastfill_jax import parallel
 from fastfill_jax.storage import code
 
 
@@ -67,7 +67,7 @@ class Workdir:
     stage: str,
     name: str,
     build: Callable[..., None],
-    how: running.How,
+    how: parallel.How,
     /,
     code_of: Sequence[str] = (),
     **given: Any,

@@ -49,7 +49,7 @@ def trainings(config: ConfigDict) -> list[tuple[str, int, float]]:
   size, classes = _SIZES.get(data['name'], (0, 0))
   if not size:
     how = parallel.How(parallel.Preemption(), data_dir=config.run.data_dir)
-    source = dataset.open_split(data, data['train_split'], how, in_memory=False)
+    source = dataset.open_split(data, data['train_split'], how)
     size, classes = len(source), source.num_classes
   rows = seed.rows(config)
   encoders, found = config.encoders.to_dict(), []

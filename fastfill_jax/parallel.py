@@ -40,15 +40,11 @@ def initialize(
   Raises:
     ValueError: If the three do not fit together, or no cluster is found.
   """
-  given = [x is not None for x in (num_processes, process_id)]
-  if coordinator_address is not None and not all(given):
+  given = [coordinator_address, num_processes, process_id]
+  if any(x is not None for x in given) and None in given:
     raise ValueError(
-      '--coordinator_address needs --num_processes and --process_id too, got '
-      f'num_processes={num_processes}, process_id={process_id}.'
-    )
-  if coordinator_address is None and any(given):
-    raise ValueError(
-      '--num_processes and --process_id need --coordinator_address=HOST:PORT.'
+      '--coordinator_address=HOST:PORT, --num_processes and --process_id go '
+      f'together, got {coordinator_address}, {num_processes}, {process_id}.'
     )
   if process_id is not None and not 0 <= process_id < num_processes:
     raise ValueError(
@@ -69,12 +65,7 @@ def initialize(
   watchdog.daemon = True
   watchdog.start()
   try:
-    jax.distributed.initialize(
-      coordinator_address,
-      num_processes,
-      process_id,
-      initialization_timeout=timeout + 60,
-    )
+    jax.distributed.initialize(*given, initialization_timeout=timeout + 60)
   except ValueError as error:
     raise ValueError(
       'No cluster was found (TPU metadata, SLURM or Open MPI). Name one with '
@@ -90,33 +81,21 @@ def keep_programs(directory: str | os.PathLike[str]):
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
-def process_index() -> int:
-  return jax.process_index()
-
-
-def process_count() -> int:
-  return jax.process_count()
+process_index, process_count = jax.process_index, jax.process_count
+device_count, local_device_count = jax.device_count, jax.local_device_count
 
 
 def is_main() -> bool:
   """True in the one process that writes files and logs."""
-  return jax.process_index() == 0
-
-
-def local_device_count() -> int:
-  return jax.local_device_count()
-
-
-def device_count() -> int:
-  return jax.device_count()
+  return process_index() == 0
 
 
 def describe() -> str:
   """One line: kind and number of devices and processes."""
   kind = jax.devices()[0].device_kind
   return (
-    f'{jax.device_count()} x {kind} ({jax.default_backend()}), '
-    f'{jax.process_count()} process(es)'
+    f'{device_count()} x {kind} ({jax.default_backend()}), '
+    f'{process_count()} process(es)'
   )
 
 
@@ -302,19 +281,7 @@ class Preemption:
 class How:
   """How a stage goes about its work: `config.run`. It changes no result.
 
-  Attributes:
-    preemption: Asked where work can be saved and stopped.
-    data_dir: Where data sets lie; machines may differ.
-    label_dir: For labels that cost a pass over the records.
-    in_memory: Whether images are decoded once, into memory.
-    num_workers: Data processes; 0: threads of this one.
-    embed_batch_size: Images that are embedded at a time.
-    log_every: Steps between two lines of metrics, each the mean since the last.
-    checkpoint_every: Steps between two checkpoints.
-    evaluate_every: Steps between two validations of an encoder.
-    profile: A folder for an XLA trace of five steps of every training; or ''.
-    sweep_backend: Of curve.sweep.
-    memory_limit: Bytes the sweep may use.
+  `configs/base.py` says what each key means.
   """
 
   preemption: Preemption

@@ -189,7 +189,7 @@ def _describe(config, how) -> dataset.Data:
   names = stage_seed.needed(config, stage_seed.rows(config))
   for name in stage_seed.in_order(encoders, names):
     encode.check_data(data, encoders[name], how)
-  source = dataset.open_split(data, data['train_split'], how, in_memory=False)
+  source = dataset.open_split(data, data['train_split'], how)
   size = len(dataset.split_rows(data, source)[0])
   recipe = config.align.to_dict()
   optim.from_recipe(recipe, optim.num_steps(recipe, size))
@@ -203,10 +203,15 @@ def _report(config, workdir, results, seeds):
     for name, result in seed.trained.items()
     for path in result.directory.glob('logs/*/metrics.jsonl')
   }
-  tables = {'served': [], 'sequence': []}
+  tables = {
+    name: [
+      pd.read_csv(result.directory / f'{name}.csv')
+      for result in workdir.results.values()
+      if result.name.startswith(f'{stage}/')
+    ]
+    for stage, name in (('serve', 'served'), ('sequence', 'sequence'))
+  }
   for name, held in tables.items():
-    paths = [seed.tables[name] for seed in seeds if name in seed.tables]
-    held += [pd.read_csv(path) for path in paths]
     if held:
       pd.concat(held).to_csv(workdir.path / f'{name}.csv', index=False)
   report.write(

@@ -9,7 +9,7 @@ import scipy.linalg
 from configs import base, digits, embeddings
 from fastfill_jax import methods, parallel, pipeline, policies
 from fastfill_jax.methods import drift_adapter, lambda_orthogonality
-from fastfill_jax.stages import readable
+from fastfill_jax.stages import gallery
 
 WIDTH = 3
 
@@ -138,7 +138,7 @@ def test_what_methods_read():
 
 def test_no_policy_compares_a_turned_gallery_with_the_new_classifier():
   aligned = np.zeros((4, WIDTH))
-  available = readable.readable({}, 'new', aligned, None, 0, None)
+  available = gallery.readable({}, 'new', aligned, None, 0, None)
   names = ['random', 'entropy', 'prototype']
   orders, left_out = policies.make_orders(names, available)
   assert list(orders) == ['random']

@@ -47,8 +47,8 @@ def test_one_process_raises_its_own_error():
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (('host:1', None, 0), 'num_processes=None'),
-    ((None, 2, 0), 'need --coordinator_address'),
+    (('host:1', None, 0), 'go together, got host:1, None, 0'),
+    ((None, 2, 0), 'go together, got None, 2, 0'),
     (('host:1', 2, 2), r'process_id=2 is not in \[0, num_processes=2\)'),
   ],
 )

@@ -46,9 +46,8 @@ def convert_tfrecord(
 ) -> str:
   """Converts one version of one data set, and says what was done.
 
-  Args:
-    source: the folder of its dataset_info.json.
-    target: the new folder; it appears when all is written.
+  `source` is the folder of its dataset_info.json; `target` appears when all is
+  written.
 
   Raises:
     ValueError: the source is of another format, or a file is damaged or holds

@@ -28,7 +28,7 @@ def describe(data: Data, how: parallel.How) -> Data:
   """
   names = {data['train_split'], data['gallery_split'], data['query_split']}
   prints = {
-    split: open_split(data, split, how, in_memory=False).fingerprint()
+    split: open_split(data, split, how).fingerprint()
     for split in sorted(names - {''})
   }
   if data['group_file']:
@@ -47,11 +47,9 @@ def of_training(data: Data) -> Data:
 
 
 def open_split(
-  data: Data, split: str, how: parallel.How, in_memory: bool | None = None
+  data: Data, split: str, how: parallel.How, in_memory: bool = False
 ) -> sources.Source:
-  """Opens a split, decoded now if `in_memory`; None: as `how` says.
-
-  Every process or none goes on.
+  """Opens a split, decoded now if `in_memory`; every process or none goes on.
 
   Raises:
     ValueError: As `describe`.
@@ -61,7 +59,7 @@ def open_split(
       data['name'],
       split,
       data_dir=how.data_dir,
-      in_memory=how.in_memory if in_memory is None else in_memory,
+      in_memory=in_memory,
       cache_dir=how.label_dir,
       **data['options'],
     )

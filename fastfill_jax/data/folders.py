@@ -21,7 +21,7 @@ class Folder(sources.Source):
   training split's are the first.
   """
 
-  def __init__(self, split: str, data_dir: str | os.PathLike[str] | None):
+  def __init__(self, split: str, data_dir: sources.Path | None):
     """Lists the files of one split, a folder of `data_dir`.
 
     Raises:

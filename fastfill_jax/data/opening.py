@@ -1,7 +1,6 @@
 """Opens a data set by name."""
 
 import inspect
-import os
 
 from fastfill_jax.data import folders, records, sources
 
@@ -17,9 +16,9 @@ def open_source(
   name: str,
   split: str,
   *,
-  data_dir: str | os.PathLike[str] | None = None,
+  data_dir: sources.Path | None = None,
   in_memory: bool = False,
-  cache_dir: str | os.PathLike[str] | None = None,
+  cache_dir: sources.Path | None = None,
   **options,
 ) -> sources.Source:
   """Opens one split of a data set.
@@ -52,12 +51,10 @@ def open_source(
     'cache_dir': cache_dir,
   }
   taken = set(inspect.signature(opener).parameters)
-  accepted = taken - set(common)
-  unknown = sorted(set(options) - accepted)
+  accepted = sorted(taken - set(common))
+  unknown = sorted(set(options) - set(accepted))
   if unknown:
-    raise ValueError(
-      f'{name!r} has no option {unknown}: it accepts {sorted(accepted)}'
-    )
+    raise ValueError(f'{name!r} has no option {unknown}: it accepts {accepted}')
   common = {key: common[key] for key in taken & set(common)}
   source = opener(**common, **options)
   if not len(source):

@@ -9,14 +9,9 @@ import numpy as np
 
 
 def decode(image: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
-  """Decodes an image file's bytes; an array is passed through.
+  """The uint8 [height, width, channel] of an image file's bytes, or of itself.
 
-  Args:
-    image: the bytes of a JPEG, PNG, ... or an array [height, width, channel].
-    channels: 1 for grey, 3 for RGB, whatever the file holds.
-
-  Returns:
-    uint8 [height, width, channel].
+  With 1 channel it is grey, with 3 RGB, whatever the file holds.
 
   Raises:
     ValueError: the bytes are no image.
@@ -43,15 +38,9 @@ def normalise(
 ) -> jax.Array:
   """Scales uint8 pixels to [0, 1], then to zero mean and unit deviation.
 
-  Runs on the device: a quarter of the bytes cross from the host.
-
-  Args:
-    images: uint8 [..., height, width, channel].
-    mean: per channel, or a single one; of pixels in [0, 1].
-    std: likewise.
-
-  Returns:
-    float32, the same shape.
+  Runs on the device: a quarter of the bytes cross from the host. Images are
+  uint8 [..., height, width, channel] and become float32; mean and deviation are
+  of pixels in [0, 1], one for each channel or for all.
 
   Raises:
     ValueError: images that are not uint8, or as many means as no channels.

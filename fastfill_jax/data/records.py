@@ -31,8 +31,8 @@ class Records(sources.Source):
     name: str,
     split: str,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    data_dir: sources.Path | None = None,
+    cache_dir: sources.Path | None = None,
     label_key: str = 'label',
   ):
     """Opens the records; see `opening.open_source`."""
@@ -46,15 +46,12 @@ class Records(sources.Source):
     info, features = builder.info.splits[split], builder.info.features
     _check_files([str(path) for path in info.filepaths], info.num_examples)
 
-    class_keys = [
-      key
-      for key, feature in features.items()
-      if isinstance(feature, tfds.features.ClassLabel)
-    ]
-    if label_key not in class_keys or 'image' not in features:
+    kind = tfds.features.ClassLabel
+    classes = sorted(k for k, v in features.items() if isinstance(v, kind))
+    if label_key not in classes or 'image' not in features:
       raise ValueError(
         f'{name!r} has no image, or no class {label_key!r}: its features are '
-        f'{sorted(features)}, label_key can be any of {sorted(class_keys)}'
+        f'{sorted(features)}, label_key can be any of {classes}'
       )
     # Undecoded: the loader's threads decode, and reading labels does not.
     self._records = builder.as_data_source(
@@ -69,8 +66,8 @@ class Records(sources.Source):
     self._version = f'{base}:{builder.info.version}'
     self._cache = None
     if cache_dir is not None:
-      kind = f'{base.replace("/", "-")}-{builder.info.version}-{split}'
-      self._cache = pathlib.Path(cache_dir) / f'columns-{kind}.npz'
+      file = f'columns-{base}-{builder.info.version}-{split}.npz'
+      self._cache = pathlib.Path(cache_dir) / file.replace('/', '-')
     super().__init__(
       sources.make_ids(split, list(builder.info.splits), len(self._records)),
       features[label_key].names,
@@ -98,10 +95,11 @@ class Records(sources.Source):
       ValueError: the split has no labels.
     """
     if self._columns is None:
-      held = self._read_cache()
-      if held is None:
+      held = self._cache and self._read_cache()
+      if not held:
         held = self._read_columns()
-        self._write_cache(held)
+        if self._cache:
+          self._write_cache(held)
       self._columns = held | {'label': held[self._label_key]}
     if self._columns['label'].min(initial=0) < 0:
       raise ValueError(
@@ -119,22 +117,21 @@ class Records(sources.Source):
         held[key][rows] = [example[key] for example in examples]
     return held
 
-  def _read_cache(self) -> dict[str, np.ndarray] | None:
-    if self._cache is None or not self._cache.exists():
-      return None
+  def _read_cache(self) -> dict[str, np.ndarray]:
+    """What the cache holds; nothing if it is none of this split."""
+    if not self._cache.exists():
+      return {}
     try:
       with open(self._cache, 'rb') as file:
         held = dict(np.load(file))
     except (ValueError, OSError, zipfile.BadZipFile) as error:
       logging.warning('%s is read anew: %s', self._cache, error)
-      return None
+      return {}
     sizes = {name: len(values) for name, values in held.items()}
     complete = sizes == dict.fromkeys(self._number_keys, len(self))
-    return held if complete else None
+    return held if complete else {}
 
   def _write_cache(self, held: dict[str, np.ndarray]):
-    if self._cache is None:
-      return
     self._cache.parent.mkdir(parents=True, exist_ok=True)
     # Renamed when whole: several machines may write the same file.
     part = self._cache.with_suffix(f'.{uuid.uuid4().hex}.npz')
@@ -143,14 +140,11 @@ class Records(sources.Source):
 
 
 def find(
-  name: str, data_dir: str | os.PathLike[str] | None = None
+  name: str, data_dir: sources.Path | None = None
 ) -> pathlib.Path | None:
   """The folder of a data set's dataset_info.json, or None.
 
-  Args:
-    name: 'cifar100', 'cifar100:3.0.2' or 'name/config'; without a version the
-      newest.
-    data_dir: by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+  'cifar100', 'cifar100:3.0.2' or 'name/config'; without a version the newest.
 
   Raises:
     ValueError: a bucket's address.
@@ -166,7 +160,7 @@ def find(
   return versions[max(versions)] if versions else None
 
 
-def _root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+def _root(data_dir: sources.Path | None) -> pathlib.Path:
   if data_dir is None:
     data_dir = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
   if '://' in str(data_dir):
@@ -177,7 +171,7 @@ def _root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   return pathlib.Path(data_dir).expanduser()
 
 
-def _open_builder(name: str, data_dir: str | os.PathLike[str] | None):
+def _open_builder(name: str, data_dir: sources.Path | None):
   """Opens a data set's description; only ArrayRecord goes on from there."""
   import tensorflow_datasets as tfds
 
@@ -199,27 +193,27 @@ def _check_files(paths: list[str], num_examples: int):
   """Looks at the end of every file, where it says how much it holds."""
   from array_record.python import array_record_data_source
 
+  again = 'prepare the data set again, or copy it'
   missing = [path for path in paths if not os.path.exists(path)]
   if missing:
     raise FileNotFoundError(
       f'{len(missing)} of {len(paths)} record files are missing, such as '
-      f'{missing[0]}: prepare the data set again, or copy them'
+      f'{missing[0]}: {again}'
     )
   try:
     found = len(array_record_data_source.ArrayRecordDataSource(paths))
   except RuntimeError as error:
     raise ValueError(
-      f'a record file beside {paths[0]} is damaged: {error}; prepare the data '
-      'set again, or copy it'
+      f'a record file beside {paths[0]} is damaged: {error}; {again}'
     ) from error
   if found != num_examples:
     raise ValueError(
       f'{len(paths)} files such as {paths[0]} hold {found} records where '
-      f'dataset_info.json says {num_examples}: prepare the data set again'
+      f'dataset_info.json says {num_examples}: {again}'
     )
 
 
-def _how_to_prepare(name: str, data_dir: str | os.PathLike[str] | None) -> str:
+def _how_to_prepare(name: str, data_dir: sources.Path | None) -> str:
   base, root = name.partition(':')[0], _root(data_dir)
   lines = [f'{name!r} is not prepared under {root}.']
   known = ('digits', 'fake', 'image_folder', *_SIZES)

@@ -6,6 +6,7 @@ images in folders.py, and `open_source` (opening.py) finds them by name.
 
 import concurrent.futures
 import hashlib
+import os
 from collections.abc import Sequence
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 
 from fastfill_jax.data import pixels
 
+Path = str | os.PathLike[str]
 # Rows of different splits never share an id, and ids fit 32 bits.
 _ROWS_PER_SPLIT = 2**28
 _SPLITS = ('test', 'train')
@@ -160,31 +162,21 @@ class Fake(Source):
     test_examples: int = 128,
     encoded: bool = False,
   ):
-    """Describes a data set.
+    """Describes a data set, whose examples take the classes in turn.
 
-    Args:
-      split: 'train' or 'test'; the classes are the same, the examples not.
-      image_size: pixels a side.
-      channels: 1 or 3.
-      num_classes: examples take the classes in turn.
-      num_groups: superclasses of consecutive classes, in 'coarse_label'.
-      train_examples: size of 'train'.
-      test_examples: size of 'test'.
-      encoded: give the bytes of a JPEG file instead of pixels.
+    `num_groups` superclasses of consecutive classes are the 'coarse_label';
+    `encoded` gives the bytes of JPEG files instead of pixels.
 
     Raises:
       ValueError: sizes that make no sense.
     """
     check_split('fake', split, _SPLITS)
-    sizes = (image_size, num_classes, train_examples, test_examples)
-    if min(sizes) < 1 or channels not in (1, 3):
+    sizes = (image_size, num_groups, train_examples, test_examples)
+    if min(sizes) < 1 or num_groups > num_classes or channels not in (1, 3):
       raise ValueError(
-        f'image_size, num_classes, train_examples, test_examples are {sizes}, '
-        f'channels={channels}: give 1 or more of each, and 1 or 3 channels'
-      )
-    if not 1 <= num_groups <= num_classes:
-      raise ValueError(
-        f'num_groups={num_groups}: give 1 to num_classes={num_classes}'
+        f'image_size, num_groups, train_examples, test_examples are {sizes}, '
+        f'channels={channels}: give 1 or more of each, not more groups than '
+        f'num_classes={num_classes}, and 1 or 3 channels'
       )
     size = train_examples if split == 'train' else test_examples
     labels = np.arange(size, dtype=np.int32) % num_classes

@@ -73,11 +73,6 @@ def split_validation(
   Rows are ordered by class, at random inside one, and taken at equal
   distances: the total is exact and every class is within one of its share.
 
-  Args:
-    labels: int [example].
-    fraction: share set aside, in (0, 1).
-    seed: which examples.
-
   Returns:
     Rows for training and rows for validation, int [row], ascending; together
     they are all rows, each once.
@@ -105,10 +100,7 @@ def read_groups(
 ) -> np.ndarray:
   """Reads the group of every class, str [class].
 
-  Args:
-    path: a CSV file with the columns 'identity', a class name, and 'group'.
-    label_names: the classes, in the order of their numbers; identities beyond
-      them are ignored.
+  The CSV file has the columns 'identity', a class's name, and 'group'.
 
   Raises:
     ValueError: a missing column, or classes that the file does not name.

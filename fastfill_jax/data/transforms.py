@@ -19,10 +19,11 @@ from fastfill_jax import choices
 # The loader's threads already use every core; OpenCV's own would fight them.
 cv2.setNumThreads(0)
 
-Transform = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+Rng, Image = np.random.Generator, np.ndarray
+Transform = Callable[[Rng, Image], Image]
 
 
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(image: Image, height: int, width: int) -> Image:
   # Bilinear sampling reads two pixels each way: beyond a factor of two it would
   # skip some, and averaging, which takes five times as long, is needed.
   shrinks = 2 * height < image.shape[0] and 2 * width < image.shape[1]
@@ -31,18 +32,14 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   return resized.reshape(height, width, -1)  # OpenCV drops a single channel.
 
 
-def _flip(
-  rng: np.random.Generator, image: np.ndarray, probability: float
-) -> np.ndarray:
+def _flip(rng: Rng, image: Image, probability: float) -> Image:
   if rng.random() >= probability:
     return image
   # A reversed view would make stacking the batch ten times slower.
   return cv2.flip(image, 1).reshape(image.shape)
 
 
-def _random_crop(
-  rng: np.random.Generator, image: np.ndarray, min_scale: float
-) -> np.ndarray:
+def _random_crop(rng: Rng, image: Image, min_scale: float) -> Image:
   """Cuts out a share of the area in [min_scale, 1], aspect in [3/4, 4/3]."""
   height, width = image.shape[:2]
   for _ in range(10):
@@ -59,37 +56,33 @@ def _random_crop(
   return _center_crop(image, max(rows, 1), max(columns, 1))
 
 
-def _center_crop(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def _center_crop(image: Image, rows: int, columns: int) -> Image:
   top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
   return image[top : top + rows, left : left + columns]
 
 
-def none(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+def none(rng: Rng, image: Image) -> Image:
   """Leaves the image as it is; all images must share one shape."""
   del rng
   return image
 
 
 def random_resized_crop_flip(
-  rng: np.random.Generator,
-  image: np.ndarray,
+  rng: Rng,
+  image: Image,
   *,
   size: int = 224,
   min_scale: float = 0.08,
   flip: float = 0.5,
-) -> np.ndarray:
+) -> Image:
   """Crops a random part, resizes it to [size, size], perhaps mirrors it."""
   crop = _random_crop(rng, image, min_scale)
   return _flip(rng, _resize(crop, size, size), flip)
 
 
 def resize_center_crop(
-  rng: np.random.Generator,
-  image: np.ndarray,
-  *,
-  resize: int = 256,
-  size: int = 224,
-) -> np.ndarray:
+  rng: Rng, image: Image, *, resize: int = 256, size: int = 224
+) -> Image:
   """Brings the shorter side to `resize` pixels and cuts out the centre."""
   del rng
   if size > resize:
@@ -101,23 +94,15 @@ def resize_center_crop(
 
 
 def resize_flip(
-  rng: np.random.Generator,
-  image: np.ndarray,
-  *,
-  size: int = 224,
-  flip: float = 0.5,
-) -> np.ndarray:
+  rng: Rng, image: Image, *, size: int = 224, flip: float = 0.5
+) -> Image:
   """Resizes to [size, size] and perhaps mirrors; flip=0 for testing."""
   return _flip(rng, _resize(image, size, size), flip)
 
 
 def pad_crop_flip(
-  rng: np.random.Generator,
-  image: np.ndarray,
-  *,
-  pad: int = 4,
-  flip: float = 0.5,
-) -> np.ndarray:
+  rng: Rng, image: Image, *, pad: int = 4, flip: float = 0.5
+) -> Image:
   """Adds `pad` black pixels around, crops the old size, perhaps mirrors."""
   top, left = rng.integers(2 * pad + 1, size=2)
   height, width = image.shape[:2]
@@ -128,21 +113,19 @@ def pad_crop_flip(
   return _flip(rng, padded[top : top + height, left : left + width], flip)
 
 
-def small_shift(
-  rng: np.random.Generator, image: np.ndarray, *, shift: int = 1
-) -> np.ndarray:
+def small_shift(rng: Rng, image: Image, *, shift: int = 1) -> Image:
   """Moves the image by up to `shift` pixels; black comes in. For digits."""
   return pad_crop_flip(rng, image, pad=shift, flip=0.0)
 
 
 def shifted(
-  rng: np.random.Generator,
-  image: np.ndarray,
+  rng: Rng,
+  image: Image,
   *,
   keep: float = 0.85,
   brightness: float = 0.6,
   sigma: float = 0.6,
-) -> np.ndarray:
+) -> Image:
   """The image as of another source: cropped, dark and blurred, size kept.
 
   `keep` is the share of each side that the centre crop keeps, `sigma` the
@@ -159,15 +142,15 @@ def shifted(
 
 
 def simclr(
-  rng: np.random.Generator,
-  image: np.ndarray,
+  rng: Rng,
+  image: Image,
   *,
   size: int = 224,
   min_scale: float = 0.08,
   flip: float = 0.5,
   strength: float = 1.0,
   blur: float = 0.5,
-) -> np.ndarray:
+) -> Image:
   """Draws SimCLR's two views (arXiv 2002.05709, appendix A).
 
   `flip` and `blur` are probabilities; no flip where left and right matter
@@ -190,15 +173,13 @@ def simclr(
   return np.stack(views)
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _grey(image: Image) -> Image:
   if image.shape[-1] == 1:
     return image
   return image @ np.array([[0.299], [0.587], [0.114]], np.float32)
 
 
-def _jitter(
-  rng: np.random.Generator, image: np.ndarray, strength: float
-) -> np.ndarray:
+def _jitter(rng: Rng, image: Image, strength: float) -> Image:
   """Changes brightness, contrast, saturation and hue, in random order."""
   factor = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, size=3)
   turn = 360 * rng.uniform(-0.2 * strength, 0.2 * strength)

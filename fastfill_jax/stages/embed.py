@@ -53,16 +53,9 @@ def embed(
 ):
   """Writes an encoder's embeddings of all splits, and its classifier.
 
-  Args:
-    directory: Gets train/view<k>/NAME, gallery/NAME and perhaps query/NAME,
-      arrays in shards, head.msgpack and head.json.
-    how: How to go about it.
-    name: The encoder's.
-    encoder: The encoder.
-    data: The data set.
-    views: How many augmented views of every training image there are.
-    dtype: Of what is written.
-    seed: Of the augmented views.
+  The directory gets train/view<k>/NAME for so many augmented views of the
+  training images, gallery/NAME and perhaps query/NAME, arrays in shards, and
+  head.msgpack and head.json.
   """
   recipe, variables = encode.load(encoder)
   if parallel.is_main():
@@ -83,7 +76,7 @@ def embed(
     out_axes=0,
     local=True,
   )
-  for split, source, rows in _splits(data, how):
+  for split, source, rows in _splits(data, how, how.in_memory):
     kind = 'train' if split == 'train' else 'eval'
     transform = transforms.make_transform(**data[f'{kind}_transform'])
     for view in range(views if split == 'train' else 1):
@@ -106,7 +99,7 @@ def embed(
       parallel.barrier(f'embedded {path}')
 
 
-def _splits(data, how, in_memory=None):
+def _splits(data, how, in_memory):
   """(name, source, rows) of every split that is embedded."""
   for name in ('train', 'gallery', 'query'):
     split = data[f'{name}_split']

@@ -63,7 +63,7 @@ def check_teacher(name: str, recipe: Recipe, teacher: Recipe):
 
 def check_data(data: dataset.Data, recipe: Recipe, how: parallel.How):
   """Raises a ValueError if the data does not do for training by a recipe."""
-  source = dataset.open_split(data, data['train_split'], how, in_memory=False)
+  source = dataset.open_split(data, data['train_split'], how)
   rows, _ = dataset.split_rows(data, source)
   rows = dataset.select_rows(data, recipe, source, rows)
   optim.from_recipe(recipe, optim.num_steps(recipe, len(rows)))
@@ -78,17 +78,13 @@ def encode(
   seed: int,
   others: dict[str, artifact.Artifact],
 ):
-  """Trains an encoder and writes its variables.
+  """Trains an encoder into variables.msgpack and recipe.json.
 
-  Args:
-    directory: Gets variables.msgpack and recipe.json.
-    how: How to go about it.
-    recipe: One of `config.encoders`.
-    data: `dataset.of_training`.
-    seed: Of initialisation, order and augmentation.
-    others: Encoders by name: `recipe['teacher']`, `recipe['start']`.
+  By a recipe of `config.encoders`, on `dataset.of_training`; `others` are the
+  encoders that `recipe['teacher']` and `recipe['start']` name.
   """
-  source = dataset.open_split(data, data['train_split'], how)
+  split = data['train_split']
+  source = dataset.open_split(data, split, how, how.in_memory)
   rows, validation = dataset.split_rows(data, source)
   rows = dataset.select_rows(data, recipe, source, rows)
   encoder = models.make_encoder(axis_name=parallel.AXIS, **recipe['encoder'])

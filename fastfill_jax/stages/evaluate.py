@@ -18,7 +18,7 @@ from fastfill_jax import (
   policies,
   report,
 )
-from fastfill_jax.stages import align, gallery, readable
+from fastfill_jax.stages import align, gallery
 from fastfill_jax.storage import artifact, splits
 
 
@@ -103,12 +103,12 @@ def evaluate(
     maps, items[new], aligned, fuse, directory / 'backfilled'
   )
   asked = gallery.write_new(maps, query[new], None, 0, directory / 'query')
-  available = readable.readable(
+  available = gallery.readable(
     embedded, new, aligned, log_variance, seed, maps.new_dim
   )
   of_new = backfilled
   if maps.new_dim is not None:
-    of_new = readable.leading(backfilled, maps.new_dim)
+    of_new = gallery.leading(backfilled, maps.new_dim)
   available |= {'labels': items.column('label'), 'new': of_new}
   orders, left_out = policies.make_orders(names, available)
   cutoffs, order = (

@@ -101,9 +101,7 @@ def _find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
           f'{", ".join(sorted(needed))} as NAME.npy or as folders of shards.'
         )
       continue
-    held = {
-      path.name.removesuffix('.npy') for path in (source / split).iterdir()
-    }
+    held = {x.name.removesuffix('.npy') for x in (source / split).iterdir()}
     if needed - held or held - needed - optional:
       raise ValueError(
         f'{source / split} holds {sorted(held)}; it must hold '
@@ -111,10 +109,8 @@ def _find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
       )
     for name in held:
       path = source / split / f'{name}.npy'
-      shards = (
-        [path] if path.exists() else sorted(path.with_suffix('').glob('*.npy'))
-      )
-      found[split, name] = shards
+      shards = sorted(path.with_suffix('').glob('*.npy'))
+      found[split, name] = [path] if path.exists() else shards
   return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastfill_jax import parallel, policies
-from fastfill_jax.stages import align, gallery, readable
+from fastfill_jax.stages import align, gallery
 from fastfill_jax.storage import artifact, splits
 
 
@@ -39,7 +39,7 @@ def plan(
   aligned, log_variance = gallery.write_aligned(maps, items, old, directory)
   if not parallel.is_main():
     return
-  available = readable.readable(
+  available = gallery.readable(
     embedded, new, aligned, log_variance, seed, maps.new_dim
   )
   ids = items.column('id')

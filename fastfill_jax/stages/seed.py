@@ -6,7 +6,6 @@ Here the config's keys become the plain arguments of the stages.
 import dataclasses
 import functools
 import json
-import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -27,6 +26,7 @@ from fastfill_jax.stages import (
 from fastfill_jax.storage import artifact, splits
 
 _SIDE = 'side'
+Made = dict[str, artifact.Artifact]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,44 +113,48 @@ def in_order(encoders: dict[str, Any], names: list[str]) -> list[str]:
   return done
 
 
+@dataclasses.dataclass
 class Seed:
-  """The stages of one seed.
+  """The stages of one seed, and what they made.
 
   Attributes:
+    data: The data's description; None for embeddings that are there.
     results: Of every row that was evaluated.
     trained: What was trained, by its name in the report.
-    tables: CSV files of the stages 'serve' and 'sequence', by stage.
+    embedded: Where the arrays of each encoder lie.
+    fitted: The rows' maps, by `Row.fit`.
   """
 
-  def __init__(
-    self,
-    config: ConfigDict,
-    workdir: artifact.Workdir,
-    how: parallel.How,
-    data: dataset.Data | None,
-    seed: int,
-  ):
-    """Takes the data's description, None for embeddings that are there."""
-    self.results: list[report.Result] = []
-    self.trained: dict[str, artifact.Artifact] = {}
-    self.tables: dict[str, pathlib.Path] = {}
-    self._config = config
-    self._workdir = workdir
-    self._how = how
-    self._data = data
-    self._seed = seed
-    shared = config.share_encoders or config.embed.source
-    self._encoder_seed = config.seeds[0] if shared else seed
-    self._embedded: dict[str, artifact.Artifact] = {}
-    self._fitted: dict[str, artifact.Artifact] = {}
+  config: ConfigDict
+  workdir: artifact.Workdir
+  how: parallel.How
+  data: dataset.Data | None
+  seed: int
+  results: list[report.Result] = dataclasses.field(default_factory=list)
+  trained: Made = dataclasses.field(default_factory=dict)
+  embedded: Made = dataclasses.field(default_factory=dict)
+  fitted: Made = dataclasses.field(default_factory=dict)
+
+  @property
+  def _encoder_seed(self) -> int:
+    shared = self.config.share_encoders or self.config.embed.source
+    return self.config.seeds[0] if shared else self.seed
+
+  @property
+  def _swept(self) -> dict[str, Any]:
+    return {
+      'steps': self.config.evaluate.steps,
+      'distance': self.config.evaluate.distance,
+      'seed': self.seed,
+    }
 
   def _make(self, stage, name, build, /, **given):
-    return self._workdir.make(stage, name, build, self._how, **given)
+    return self.workdir.make(stage, name, build, self.how, **given)
 
   def encode(self, names) -> dict[str, artifact.Artifact]:
     """Trains encoders, and those they read."""
     made, seed = {}, self._encoder_seed
-    encoders = self._config.encoders.to_dict()
+    encoders = self.config.encoders.to_dict()
     for name in in_order(encoders, names):
       recipe = encoders[name]
       others = {x for x in (recipe['teacher'], recipe['start']) if x}
@@ -160,7 +164,7 @@ class Seed:
         encode.encode,
         code_of=[models.module_of(recipe['encoder']['name'])],
         recipe=recipe,
-        data=dataset.of_training(self._data),
+        data=dataset.of_training(self.data),
         seed=seed,
         others={other: made[other] for other in sorted(others)},
       )
@@ -169,39 +173,39 @@ class Seed:
 
   def embed(self):
     """Embeds by all encoders that are needed, or takes what there is."""
-    config, seed = self._config, self._encoder_seed
+    config, seed = self.config, self._encoder_seed
     if config.embed.source:
       self._take()
       return
     names = needed(config, rows(config))
     encoders = self.encode(names)
     for name in names:
-      self._embedded[name] = self._make(
+      self.embedded[name] = self._make(
         'embed',
         f'{name}/seed{seed}',
         embed.embed,
         code_of=[models.module_of(config.encoders[name].encoder.name)],
         name=name,
         encoder=encoders[name],
-        data=self._data,
+        data=self.data,
         views=config.embed.views,
         dtype=config.embed.dtype,
         seed=seed,
       )
-    self._embedded['columns'] = self._make(
-      'embed', 'columns', embed.columns, data=self._data
+    self.embedded['columns'] = self._make(
+      'embed', 'columns', embed.columns, data=self.data
     )
 
   def _take(self):
     """Takes embeddings that are there, if they do for all rows."""
-    config = self._config
-    self._embedded = external.make(
-      self._workdir, self._how, config.embed.source, config.data.held_out
+    config = self.config
+    self.embedded = external.make(
+      self.workdir, self.how, config.embed.source, config.data.held_out
     )
-    pairs = splits.Pairs(self._embedded)
+    pairs = splits.Pairs(self.embedded)
     for row in rows(config):
       try:
-        align.check_reads(row.method, pairs, self._embedded['new'])
+        align.check_reads(row.method, pairs, self.embedded['new'])
       except ValueError as error:
         raise ValueError(f'alignments[{row.name!r}]: {error}') from error
 
@@ -209,29 +213,29 @@ class Seed:
     """What a row's stages are given of the embeddings."""
     names = {row.old, row.new, *more, 'columns'}
     names |= {_SIDE} & set(row.method.reads)
-    return {x: self._embedded[x] for x in sorted(names & set(self._embedded))}
+    return {x: self.embedded[x] for x in sorted(names & set(self.embedded))}
 
   def align(self, row) -> artifact.Artifact:
     """Fits a row, unless another one has the same map."""
-    if row.fit not in self._fitted:
-      self._fitted[row.fit] = self._make(
+    if row.fit not in self.fitted:
+      self.fitted[row.fit] = self._make(
         'align',
-        f'{row.folder}/seed{self._seed}',
+        f'{row.folder}/seed{self.seed}',
         align.align,
         code_of=[row.method.module],
         definition=row.definition,
-        recipe=self._config.align.to_dict(),
+        recipe=self.config.align.to_dict(),
         embedded=self._arrays(row),
         old=row.old,
         new=row.new,
-        seed=self._seed,
+        seed=self.seed,
       )
-      self.trained[f'{row.name}/seed {self._seed}'] = self._fitted[row.fit]
-    return self._fitted[row.fit]
+      self.trained[f'{row.name}/seed {self.seed}'] = self.fitted[row.fit]
+    return self.fitted[row.fit]
 
   def table(self):
     """Fits and evaluates all rows; serves, plans and goes on with the main."""
-    config = self._config
+    config = self.config
     for row in rows(config):
       self.align(row)
       if {'evaluate', 'serve', 'report'}.intersection(config.stages):
@@ -241,15 +245,25 @@ class Seed:
         continue
       if 'serve' in config.stages and config.serve.policies:
         self._serve(row, evaluated)
-      source = self._embedded[row.old].directory
+      source = self.embedded[row.old].directory
       if 'plan' in config.stages and (source / 'backfill').exists():
         self._plan(row)
       if 'sequence' in config.stages and config.sequence.newer:
         self._sequence(row)
 
+  def _of(self, row):
+    """A row, fitted, as its stages take it."""
+    return {
+      'definition': row.definition,
+      'fitted': self.align(row),
+      'embedded': self._arrays(row),
+      'old': row.old,
+      'new': row.new,
+    }
+
   def evaluate(self, row) -> artifact.Artifact:
     """Sweeps a row, and its references unless another row has the same."""
-    config, embedded = self._config, self._arrays(row)
+    embedded = self._arrays(row)
     references = self._make(
       'evaluate',
       f'references/{row.old}-{row.new}/seed{self._encoder_seed}',
@@ -257,68 +271,56 @@ class Seed:
       embedded={name: x for name, x in embedded.items() if name != _SIDE},
       old=row.old,
       new=row.new,
-      distance=config.evaluate.distance,
+      distance=self._swept['distance'],
     )
     return self._make(
       'evaluate',
-      f'{row.folder}/seed{self._seed}',
+      f'{row.folder}/seed{self.seed}',
       evaluate.evaluate,
       code_of=[row.method.module],
       name=row.name,
-      definition=row.definition,
-      fitted=self.align(row),
       references=references,
-      embedded=embedded,
-      old=row.old,
-      new=row.new,
       fuse=row.fuse,
-      names=list(config.evaluate.policies),
-      steps=config.evaluate.steps,
-      distance=config.evaluate.distance,
-      seed=self._seed,
+      names=list(self.config.evaluate.policies),
+      **self._of(row),
+      **self._swept,
     )
 
   def _serve(self, row, evaluated):
-    config = self._config
-    made = self._make(
+    config = self.config.serve
+    self._make(
       'serve',
-      f'seed{self._seed}',
+      f'seed{self.seed}',
       serve.serve,
       evaluated=evaluated,
       embedded=self._arrays(row),
       new=row.new,
-      policies=list(config.serve.policies),
-      kind=config.serve.index,
-      k=config.serve.k,
-      steps=config.evaluate.steps,
-      distance=config.evaluate.distance,
-      seed=self._seed,
+      policies=list(config.policies),
+      kind=config.index,
+      k=config.k,
+      **self._swept,
     )
-    self.tables['served'] = made.directory / 'served.csv'
 
   def _plan(self, row):
     self._make(
       'plan',
-      f'seed{self._seed}',
+      f'seed{self.seed}',
       plan.plan,
-      definition=row.definition,
-      fitted=self.align(row),
-      embedded=self._arrays(row),
-      old=row.old,
-      new=row.new,
-      names=list(self._config.evaluate.policies),
-      seed=self._seed,
+      names=list(self.config.evaluate.policies),
+      seed=self.seed,
+      **self._of(row),
     )
 
   def _sequence(self, row):
-    config, newer = self._config, self._config.sequence.newer
+    config = self.config.sequence
+    newer = config.newer
     second = dataclasses.replace(
       row, name=f'{row.name}, then', old=row.new, new=newer
     )
     direct = dataclasses.replace(row, name=f'{row.name}, at once', new=newer)
-    made = self._make(
+    self._make(
       'sequence',
-      f'seed{self._seed}',
+      f'seed{self.seed}',
       sequence.sequence,
       definition=row.definition,
       first=self.align(row),
@@ -326,10 +328,7 @@ class Seed:
       direct=self.align(direct),
       embedded=self._arrays(row, newer),
       encoders=[row.old, row.new, newer],
-      names=list(config.sequence.policies),
-      switches=list(config.sequence.switches),
-      steps=config.evaluate.steps,
-      distance=config.evaluate.distance,
-      seed=self._seed,
+      names=list(config.policies),
+      switches=list(config.switches),
+      **self._swept,
     )
-    self.tables['sequence'] = made.directory / 'sequence.csv'

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fastfill_jax import choices, curve, parallel, policies
 from fastfill_jax.methods import method
-from fastfill_jax.stages import align, evaluate, readable
+from fastfill_jax.stages import align, evaluate, gallery
 from fastfill_jax.storage import artifact, splits
 
 DIRECT = 'old to newer at once'
@@ -66,7 +66,7 @@ def sequence(
   aligned, variance = _rows(maps[0], items[old][:], side)
 
   def available(name, aligned, variance):
-    found = readable.readable(
+    found = gallery.readable(
       embedded, name, aligned, variance, seed, items[name].shape[1]
     )
     return found | {'labels': items.column('label'), 'new': items[name]}

@@ -105,15 +105,13 @@ class ShardedArray:
     return out
 
   def _slice(self, start: int, stop: int) -> np.ndarray:
-    pieces = []
-    for end, shard in zip(self._ends, self._shards, strict=True):
-      begin = end - len(shard)
-      piece = shard[max(start - begin, 0) : max(stop - begin, 0)]
-      if len(piece):
-        pieces.append(piece)
-    if not pieces:
-      return np.empty((0, *self.shape[1:]), self.dtype)
-    return np.concatenate(pieces)
+    begins = self._ends - [len(shard) for shard in self._shards]
+    pieces = [
+      shard[max(start - begin, 0) : max(stop - begin, 0)]
+      for begin, shard in zip(begins, self._shards, strict=True)
+      if begin < stop and start < begin + len(shard)
+    ]
+    return np.concatenate(pieces or [self._shards[0][:0]])
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
     del copy

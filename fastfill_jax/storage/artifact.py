@@ -11,6 +11,7 @@ The code that made a result is kept beside it, file by file. A result of other
 code is used, and named as such, until it is asked to be made anew.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -51,7 +52,8 @@ class Workdir:
     path: The folder.
     stages: Stages that may make results; the others' have to be there.
     anew: Whether results of other code are made anew.
-    found: How many results were there already, by stage.
+    results: All that were made or found, by name.
+    found: How many of them were there already, by stage.
     stale: Files that changed since, by the name of a result that is used.
   """
 
@@ -59,7 +61,8 @@ class Workdir:
     self.path = pathlib.Path(path)
     self.stages = tuple(stages)
     self.anew = anew
-    self.found: dict[str, int] = {}
+    self.results: dict[str, Artifact] = {}
+    self.found = collections.Counter()
     self.stale: dict[str, list[str]] = {}
 
   def make(
@@ -77,8 +80,7 @@ class Workdir:
     Args:
       stage: Whose it is.
       name: What it is, after the stage.
-      build: build(directory, how, **given); what it left in the folder before
-        a kill is there again, so that it can resume.
+      build: What it left in the folder before a kill is there again.
       how: Handed to build.
       code_of: Modules whose code it depends on, beside build's own.
       **given: Artifacts, what JSON holds, and dicts and lists of these.
@@ -96,7 +98,7 @@ class Workdir:
       self.anew and stage in self.stages and held['code'] != files
     )
     if (directory / 'done').exists() and fresh:
-      self.found[stage] = self.found.get(stage, 0) + 1
+      self.found[stage] += 1
       return self._finished(name, directory, files)
     if stage not in self.stages:
       raise ValueError(
@@ -132,25 +134,23 @@ class Workdir:
       )
     digest = directory.name[-8:]
     made = _digest([digest, held['code'], held['inputs']])
-    return Artifact(name, digest, directory, made)
+    self.results[name] = Artifact(name, digest, directory, made)
+    return self.results[name]
 
   def _news(self, directory: pathlib.Path, settings) -> str:
     """Says what changed against the nearest finished result of the name."""
-    mine = _flat(settings)
-    changes = []
-    for path in sorted(directory.parent.glob(f'{directory.name[:-8]}*')):
-      if (path / 'done').exists() and path != directory:
-        theirs = _flat(json.loads((path / 'settings.json').read_text()))
-        changes.append(
-          [
-            f'{key}: {theirs.get(key, "-")} -> {mine.get(key, "-")}'
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key, '-') != theirs.get(key, '-')
-          ]
-        )
-    if not changes:
-      return ''
-    return '; made anew, for ' + ', '.join(min(changes, key=len))
+    mine, changes = _flat(settings), []
+    for path in sorted(directory.parent.glob(f'{directory.name[:-8]}*/done')):
+      theirs = _flat(read_json(path.parent / 'settings.json'))
+      changes.append(
+        [
+          f'{key}: {theirs.get(key, "-")} -> {mine.get(key, "-")}'
+          for key in sorted(mine.keys() | theirs.keys())
+          if mine.get(key) != theirs.get(key)
+        ]
+      )
+    found = [', '.join(x) for x in sorted(changes, key=len) if x]
+    return f'; made anew, for {found[0]}' if found else ''
 
 
 def _settled(value: Any) -> Any:
@@ -168,10 +168,10 @@ def _artifacts(value: Any) -> list[Artifact]:
   if isinstance(value, Artifact):
     return [value]
   if isinstance(value, dict):
-    value = list(value.values())
-  if isinstance(value, list | tuple):
-    return [one for x in value for one in _artifacts(x)]
-  return []
+    value = value.values()
+  elif not isinstance(value, list | tuple):
+    return []
+  return [one for x in value for one in _artifacts(x)]
 
 
 def _digest(value: Any) -> str:

@@ -23,11 +23,8 @@ class Checkpointer:
   def __init__(self, directory, best_metric: str | None = None):
     """Opens or makes a folder of checkpoints.
 
-    Args:
-      directory: Where; made absolute.
-      best_metric: The checkpoint with the largest value of this metric is kept
-        beside the last two; None keeps the last two only. Two, so that a
-        truncated one has a predecessor.
+    The last two are kept, so that a truncated one has a predecessor, and the
+    one with the largest value of `best_metric`, if there is one.
     """
     self._directory = pathlib.Path(os.path.abspath(directory))
     policies = [checkpoint_managers.LatestN(2)]
@@ -68,12 +65,10 @@ class Checkpointer:
       ValueError: If there are checkpoints and none can be read.
     """
     template = jax.device_get(template)
-    error = None
+    like, error = ocp.args.StandardRestore(template), None
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        state = self._manager.restore(
-          step, args=ocp.args.StandardRestore(template)
-        )
+        return step, jax.device_get(self._manager.restore(step, args=like))
       except Exception as failure:  # Orbax, TensorStore, zarr, JSON: any.
         error = failure
         logging.warning(
@@ -83,8 +78,6 @@ class Checkpointer:
           str(failure).split('\n', maxsplit=1)[0][:200],
         )
         self._set_aside(step)
-      else:
-        return step, jax.device_get(state)
     if error is not None:
       raise ValueError(
         f'No checkpoint in {self._directory} can be read; delete the folder to '

@@ -227,8 +227,7 @@ def together() -> Iterator[None]:
   if error is not None:
     message = str(error).encode()[: text.size] or b'unknown error'
     text[: len(message)] = np.frombuffer(message, np.uint8)
-  texts = gather(text)
-  for process, row in enumerate(texts):
+  for process, row in enumerate(gather(text)):
     if row.any():
       message = row.tobytes().rstrip(b'\0').decode(errors='replace')
       raise ValueError(f'Process {process}: {message}') from error
@@ -236,9 +235,8 @@ def together() -> Iterator[None]:
 
 def check_same(name: str, digest: bytes):
   """Raises a ValueError unless every process brings the same digest."""
-  mine = np.frombuffer(digest, np.uint8)
-  for process, other in enumerate(gather(mine)):
-    if not np.array_equal(other, mine):
+  for process, other in enumerate(gather(np.frombuffer(digest, np.uint8))):
+    if other.tobytes() != digest:
       raise ValueError(
         f'Process {process} has another {name} than process '
         f'{process_index()}: start all processes with the same one.'

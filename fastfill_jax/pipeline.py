@@ -62,23 +62,15 @@ def check(config: ConfigDict):
   if not config.embed.source:
     _check_encoders(config, table)
   parallel.check_batch_size(config.align.batch_size)
-  if not 0 <= config.align.freeze_batch_norm <= 1:
-    raise ValueError(
-      f'align.freeze_batch_norm={config.align.freeze_batch_norm}; a share of '
-      'the epochs in [0, 1].'
-    )
+  share = config.align.freeze_batch_norm
+  if not 0 <= share <= 1:
+    raise ValueError(f'align.freeze_batch_norm={share}; a share in [0, 1].')
   embed.check(config.embed.views, config.embed.dtype)
-  evaluate.check(
-    config.evaluate.policies, config.evaluate.steps, config.evaluate.distance
-  )
-  serve.check(
-    config.serve.policies,
-    config.serve.index,
-    config.serve.k,
-    config.evaluate.distance,
-  )
-  for name in config.serve.policies:
-    choices.check('policy of evaluate', name, config.evaluate.policies)
+  swept, served = config.evaluate, config.serve
+  evaluate.check(swept.policies, swept.steps, swept.distance)
+  serve.check(served.policies, served.index, served.k, swept.distance)
+  for name in served.policies:
+    choices.check('policy of evaluate', name, swept.policies)
   if config.sequence.newer:
     sequence.check(config.sequence.policies, config.sequence.switches)
 
@@ -95,21 +87,19 @@ def _check_encoders(config, table):
     if recipe['teacher']:
       encode.check_teacher(name, recipe, encoders[recipe['teacher']])
   stage_seed.in_order(encoders, encoders)
-  if not 0 <= config.data.validation_fraction < 1:
-    raise ValueError(
-      f'data.validation_fraction={config.data.validation_fraction}: a share in '
-      '[0, 1).'
-    )
+  share = config.data.validation_fraction
+  if not 0 <= share < 1:
+    raise ValueError(f'data.validation_fraction={share}: a share in [0, 1).')
   transforms.make_transform(**config.data.train_transform)
   transforms.make_transform(**config.data.eval_transform)
   for row in table:
-    ends = row.old, row.new
-    widths = [encoders[x]['encoder']['embedding_dim'] for x in ends]
-    if row.definition['name'] == 'identity' and widths[0] != widths[1]:
+    old, new = (
+      encoders[x]['encoder']['embedding_dim'] for x in (row.old, row.new)
+    )
+    if row.definition['name'] == 'identity' and old != new:
       raise ValueError(
         f'alignments[{row.name!r}]: the identity needs encoders of one width, '
-        f'got embedding_dim={widths[0]} ({row.old}) and {widths[1]} '
-        f'({row.new}).'
+        f'got embedding_dim={old} ({row.old}) and {new} ({row.new}).'
       )
 
 
@@ -203,15 +193,10 @@ def _report(config, workdir, results, seeds):
     for name, result in seed.trained.items()
     for path in result.directory.glob('logs/*/metrics.jsonl')
   }
-  tables = {
-    name: [
-      pd.read_csv(result.directory / f'{name}.csv')
-      for result in workdir.results.values()
-      if result.name.startswith(f'{stage}/')
-    ]
-    for stage, name in (('serve', 'served'), ('sequence', 'sequence'))
-  }
+  tables = {'served': [], 'sequence': []}
   for name, held in tables.items():
+    paths = [x.directory / f'{name}.csv' for x in workdir.results.values()]
+    held += [pd.read_csv(path) for path in paths if path.exists()]
     if held:
       pd.concat(held).to_csv(workdir.path / f'{name}.csv', index=False)
   report.write(

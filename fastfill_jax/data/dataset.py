@@ -27,10 +27,8 @@ def describe(data: Data, how: parallel.How) -> Data:
       another process has other examples.
   """
   names = {data['train_split'], data['gallery_split'], data['query_split']}
-  prints = {
-    split: open_split(data, split, how).fingerprint()
-    for split in sorted(names - {''})
-  }
+  names = sorted(names - {''})
+  prints = {x: open_split(data, x, how).fingerprint() for x in names}
   if data['group_file']:
     content = pathlib.Path(data['group_file']).read_bytes()
     prints['group_file'] = hashlib.sha256(content).hexdigest()[:16]
@@ -112,13 +110,12 @@ def select_rows(
   data: Data, recipe: dict[str, Any], source: sources.Source, rows: np.ndarray
 ) -> np.ndarray:
   """The rows that one encoder is trained on: its classes, its minority cut."""
-  cut = ()
-  if recipe['minority_fraction'] != 1:
+  cut, kept = (), recipe['minority_fraction']
+  if kept != 1:
     minority = groups(data, source)
     if minority is None:
       raise ValueError(
-        f'minority_fraction={recipe["minority_fraction"]} needs '
-        'data.group_column or data.group_file.'
+        f'minority_fraction={kept} needs data.group_column or data.group_file.'
       )
     cut = np.unique(source.labels[minority]).tolist()
   picked = subsets.select(
@@ -126,7 +123,7 @@ def select_rows(
     num_classes=source.num_classes,
     classes=tuple(recipe['classes']) or recipe['class_fraction'],
     cut=cut,
-    kept=recipe['minority_fraction'],
+    kept=kept,
   )
   return rows[picked]
 

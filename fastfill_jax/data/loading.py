@@ -58,7 +58,7 @@ def loader(
   Raises:
     ValueError: no indices, or a batch that does not divide over processes.
   """
-  run = _Shuffled(source, np.asarray(indices), transform, **share)
+  run = _Batches(source, np.asarray(indices), transform, **share)
   return _ahead(run, start_step, num_threads, num_workers)
 
 
@@ -67,11 +67,12 @@ def batches_in_order(
   indices: np.ndarray,
   transform: transforms.Transform,
   *,
+  view: int = 0,
   num_threads: int | None = None,
   num_workers: int = 0,
   **share: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Yields every row once, in order; arguments as of `loader`, and a `view`.
+  """Yields every row once, in order; the other arguments are `loader`'s.
 
   The augmentation of an example depends on (seed, view, row) alone: not on the
   batch size, the process or what else is embedded. All processes yield the same
@@ -81,7 +82,7 @@ def batches_in_order(
     What `loader` yields, and 'where' bool [batch]: False in the last batch's
     padding, which repeats the last row.
   """
-  run = _InOrder(source, np.asarray(indices), transform, **share)
+  run = _Batches(source, np.asarray(indices), transform, view=view, **share)
   return _ahead(run, 0, num_threads, num_workers)
 
 
@@ -89,7 +90,8 @@ def batches_in_order(
 class _Batches:
   """One process's share of every batch, computed chunk by chunk.
 
-  Chunks are numbered through all batches, `chunks_per_batch` to each.
+  Chunks are numbered through all batches, `chunks_per_batch` to each. With a
+  `view` they hold every row once, in order.
   """
 
   source: sources.Source
@@ -99,6 +101,7 @@ class _Batches:
   seed: int
   process_index: int = 0
   process_count: int = 1
+  view: int | None = None
 
   def __post_init__(self):
     if not len(self.indices):
@@ -117,7 +120,23 @@ class _Batches:
     step, part = divmod(int(number), self.chunks_per_batch)
     start, size = part * _CHUNK, self.batch_size // self.process_count
     first = step * self.batch_size + self.process_index * size
-    return self._chunk(first + np.arange(start, min(start + _CHUNK, size)))
+    positions = first + np.arange(start, min(start + _CHUNK, size))
+    count, view = len(self.indices), self.view
+    if view is None:
+      orders = [_permutation(self.seed, k // count, count) for k in positions]
+      picked = [o[k % count] for o, k in zip(orders, positions, strict=True)]
+      streams = [(_TRAIN, 0, k) for k in positions]
+      return self._load(self.indices[picked], streams)
+    # The last batch is padded with the last row.
+    rows = self.indices[np.minimum(positions, count - 1)]
+    streams = [(_IN_ORDER, view, row) for row in rows]
+    return self._load(rows, streams) | {'where': positions < count}
+
+  def __len__(self) -> int:
+    steps = -(-len(self.indices) // self.batch_size)
+    if self.view is None:
+      steps = _ENDLESS
+    return steps * self.chunks_per_batch
 
   def _load(self, rows, streams):
     """The examples of some rows, each augmented by its own generator."""
@@ -141,37 +160,6 @@ class _Batches:
       'label': np.array(labels, np.int32),
       'index': rows.astype(np.int32),
     }
-
-
-class _Shuffled(_Batches):
-  """A new permutation of the rows in every epoch."""
-
-  def __len__(self) -> int:
-    return _ENDLESS * self.chunks_per_batch
-
-  def _chunk(self, positions):
-    size = len(self.indices)
-    orders = [_permutation(self.seed, k // size, size) for k in positions]
-    picked = [o[k % size] for o, k in zip(orders, positions, strict=True)]
-    streams = [(_TRAIN, 0, k) for k in positions]
-    return self._load(self.indices[picked], streams)
-
-
-@dataclasses.dataclass(frozen=True)
-class _InOrder(_Batches):
-  """Every row once; the last batch is padded with its last row."""
-
-  view: int = 0
-
-  def __len__(self) -> int:
-    steps = -(-len(self.indices) // self.batch_size)
-    return steps * self.chunks_per_batch
-
-  def _chunk(self, positions):
-    where = positions < len(self.indices)
-    rows = self.indices[np.minimum(positions, len(self.indices) - 1)]
-    streams = [(_IN_ORDER, self.view, row) for row in rows]
-    return self._load(rows, streams) | {'where': where}
 
 
 def _rng(seed: int, stream: int, high: int, low: int) -> np.random.Generator:

@@ -212,17 +212,10 @@ TRANSFORMS = {
   'small_shift': small_shift,
 }
 _RANGES = {
-  'blur': (0, 1),
-  'brightness': (0, 1),
-  'flip': (0, 1),
-  'keep': (0.1, 1),
-  'min_scale': (0, 1),
-  'pad': (0, math.inf),
-  'resize': (1, math.inf),
-  'shift': (0, math.inf),
-  'sigma': (0, math.inf),
-  'size': (1, math.inf),
-  'strength': (0, 1),
+  **dict.fromkeys(('blur', 'brightness', 'flip', 'min_scale'), (0, 1)),
+  **{'keep': (0.1, 1), 'strength': (0, 1)},
+  **dict.fromkeys(('pad', 'shift', 'sigma'), (0, math.inf)),
+  **dict.fromkeys(('resize', 'size'), (1, math.inf)),
 }
 
 

@@ -1,5 +1,7 @@
 """Vision transformers (Dosovitskiy et al., arXiv 2010.11929)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -23,24 +25,16 @@ class _Block(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: jax.Array) -> jax.Array:
-    width = tokens.shape[-1]
+    width, init = tokens.shape[-1], nn.initializers.xavier_uniform()
+    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=init)
     x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(tokens)
     x = nn.MultiHeadDotProductAttention(
-      self.num_heads,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.xavier_uniform(),
-      attention_fn=_attend,
+      self.num_heads, dtype=self.dtype, kernel_init=init, attention_fn=_attend
     )(x, x)
     tokens = tokens + x
     x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(tokens)
-    for i, features in enumerate((4 * width, width)):
-      x = nn.Dense(
-        features,
-        dtype=self.dtype,
-        kernel_init=nn.initializers.xavier_uniform(),
-      )(x)
-      x = nn.gelu(x, approximate=False) if i == 0 else x
-    return tokens + x
+    x = nn.gelu(dense(4 * width)(x), approximate=False)
+    return tokens + dense(width)(x)
 
 
 class ViT(nn.Module):

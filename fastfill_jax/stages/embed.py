@@ -57,17 +57,11 @@ def embed(
   training images, gallery/NAME and perhaps query/NAME, arrays in shards, and
   head.msgpack and head.json.
   """
-  recipe, variables = encode.load(encoder)
+  recipe, held, head = encode.load(encoder)
+  artifact.save_variables(directory / 'head.msgpack', head)
   if parallel.is_main():
     head = recipe['head'] | {'num_classes': recipe['num_classes']}
     artifact.write_json(directory / 'head.json', head)
-  artifact.save_variables(
-    directory / 'head.msgpack', variables['params']['head']
-  )
-  held = {
-    'params': variables['params']['encoder'],
-    'batch_stats': variables['batch_stats'],
-  }
   normalise = dataset.normaliser(data)
   network = models.make_encoder(**recipe['encoder'])
   mapped = parallel.pmap(

@@ -35,10 +35,10 @@ def check(name: str, recipe: Recipe):
       f'encoders.{name}: terms {sorted(weights)} and teacher='
       f'{recipe["teacher"]!r} do not go together.'
     )
-  if not 0 < recipe['minority_fraction'] <= 1:
+  share = recipe['minority_fraction']
+  if not 0 < share <= 1:
     raise ValueError(
-      f'encoders.{name}.minority_fraction={recipe["minority_fraction"]}: a '
-      'share in (0, 1].'
+      f'encoders.{name}.minority_fraction={share}: a share in (0, 1].'
     )
   if recipe['transform']:
     transforms.make_transform(**recipe['transform'])
@@ -46,18 +46,18 @@ def check(name: str, recipe: Recipe):
 
 def check_teacher(name: str, recipe: Recipe, teacher: Recipe):
   """Raises a ValueError if terms cannot compare an encoder with its teacher."""
-  widths = [x['encoder']['embedding_dim'] for x in (recipe, teacher)]
-  if widths[0] != widths[1]:
+  who = f'encoders.{name}: terms {sorted(recipe["terms"])}'
+  own, other = (x['encoder']['embedding_dim'] for x in (recipe, teacher))
+  if own != other:
     raise ValueError(
-      f'encoders.{name}: terms {sorted(recipe["terms"])} compare its embedding '
-      f'with that of {recipe["teacher"]!r}, which must be of one width: '
-      f'embedding_dim={widths[0]} and {widths[1]}.'
+      f'{who} compare its embedding with that of {recipe["teacher"]!r}, which '
+      f'must be of one width: embedding_dim={own} and {other}.'
     )
-  if 'teacher_weights' in _read(recipe) and teacher['head']['name'] != 'linear':
+  head = teacher['head']['name']
+  if 'teacher_weights' in _read(recipe) and head != 'linear':
     raise ValueError(
-      f'encoders.{name}: terms {sorted(recipe["terms"])} read the classifier '
-      f'of {recipe["teacher"]!r}, whose head is {teacher["head"]["name"]!r}, '
-      "not 'linear'."
+      f'{who} read the classifier of {recipe["teacher"]!r}, whose head is '
+      f"{head!r}, not 'linear'."
     )
 
 
@@ -99,9 +99,9 @@ def encode(
   image = _flat(transform(np.random.default_rng(0), image)[None])
   state = initialise(encoder, head, optimizer, normalise(image), seed)
   if recipe['start']:
-    held = load(others[recipe['start']])[1]
+    _, held, _ = load(others[recipe['start']])
     state = state.replace(
-      params=state.params | {'encoder': held['params']['encoder']},
+      params=state.params | {'encoder': held['params']},
       batch_stats=held['batch_stats'],
     )
   teacher, constants = None, {}
@@ -143,12 +143,13 @@ def encode(
   )
 
 
-def load(encoder: artifact.Artifact) -> tuple[Recipe, dict[str, Any]]:
-  """An encoder's recipe, its number of classes in it, and its variables."""
-  recipe = artifact.read_json(encoder.directory / 'recipe.json')
-  return recipe, artifact.load_variables(
-    encoder.directory / 'variables.msgpack'
-  )
+def load(trained: artifact.Artifact) -> tuple[Recipe, Any, Any]:
+  """A recipe with its num_classes, the encoder's variables, the head's."""
+  recipe = artifact.read_json(trained.directory / 'recipe.json')
+  held = artifact.load_variables(trained.directory / 'variables.msgpack')
+  params, stats = held['params'], held['batch_stats']
+  encoder = {'params': params['encoder'], 'batch_stats': stats}
+  return recipe, encoder, params['head']
 
 
 def make_step(encoder, head, optimizer, normalise, recipe, teacher=None):
@@ -178,9 +179,8 @@ def make_step(encoder, head, optimizer, normalise, recipe, teacher=None):
       'label_smoothing': recipe['label_smoothing'],
     }
     if teacher is not None:
-      available['teacher_embedding'] = jax.lax.stop_gradient(
-        teacher(constants['teacher'], images)
-      )
+      known = teacher(constants['teacher'], images)
+      available['teacher_embedding'] = jax.lax.stop_gradient(known)
     loss, metrics = jnp.float32(0), {}
     for name, chosen in options.items():
       term = encoder_terms.TERMS[name]
@@ -231,16 +231,13 @@ def _flat(images):
 
 def _teach(teacher: artifact.Artifact, data, source):
   """The frozen encoder as a function, and the constants terms read of it."""
-  recipe, variables = load(teacher)
+  recipe, variables, head = load(teacher)
   network = models.make_encoder(**recipe['encoder'])
   rows, _ = dataset.split_rows(data, source)
   seen = source.labels[dataset.select_rows(data, recipe, source, rows)]
   constants = {
-    'teacher': {
-      'params': variables['params']['encoder'],
-      'batch_stats': variables['batch_stats'],
-    },
-    'teacher_weights': variables['params']['head']['kernel'],
+    'teacher': variables,
+    'teacher_weights': head['kernel'],
     'teacher_classes': np.isin(np.arange(source.num_classes), seen),
   }
   return functools.partial(network.apply, train=False), constants
@@ -265,10 +262,8 @@ def _make_evaluate(data, source, rows, encoder, head, share):
 
   def evaluate(state):
     right = 0
-    for batch in loading.batches_in_order(
-      source, rows, transform, seed=0, **share
-    ):
-      batch = parallel.shard(batch)
+    batches = loading.batches_in_order(source, rows, transform, seed=0, **share)
+    for batch in map(parallel.shard, batches):
       right += np.sum(correct(state.params, state.batch_stats, batch))
     return {'accuracy': parallel.gather(right).sum() / len(rows)}
 

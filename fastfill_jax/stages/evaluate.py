@@ -10,14 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastfill_jax import (
-  choices,
-  curve,
-  methods,
-  parallel,
-  policies,
-  report,
-)
+from fastfill_jax import choices, curve, methods, parallel, policies, report
 from fastfill_jax.stages import align, gallery
 from fastfill_jax.storage import artifact, splits
 
@@ -53,10 +46,9 @@ def sweep_references(
   scores = {}
   order, cutoffs = np.arange(len(items))[None], np.zeros(1, int)
   for of_query, of_gallery in pairs:
-    asked, rows = query[names[of_query]], items[names[of_gallery]]
-    swept = sweep(
-      how, distance, query, items, asked, rows, rows, order, cutoffs
-    )
+    rows = items[names[of_gallery]]
+    held = query[names[of_query]], rows, rows
+    swept = sweep(how, distance, query, items, held, order, cutoffs)
     for metric, values in swept['per_query'].items():
       scores[f'{of_query}/{of_gallery}/{metric}'] = values[0, 0]
   if parallel.is_main():
@@ -111,18 +103,11 @@ def evaluate(
     of_new = gallery.leading(backfilled, maps.new_dim)
   available |= {'labels': items.column('label'), 'new': of_new}
   orders, left_out = policies.make_orders(names, available)
-  cutoffs, order = (
-    curve.cutoffs(len(items), steps),
-    np.stack([*orders.values()]),
-  )
-  swept = sweep(
-    how, distance, query, items, asked, aligned, backfilled, order, cutoffs
-  )
+  cutoffs, rows = curve.cutoffs(len(items), steps), np.stack([*orders.values()])
+  held = asked, aligned, backfilled
+  swept = sweep(how, distance, query, items, held, rows, cutoffs)
   if not parallel.is_main():
     return
-  uncertainty = None
-  if log_variance is not None:
-    uncertainty = gallery.mean_log_variance(log_variance)
   scores = _load_references(references)
   report.Result(
     seed=seed,
@@ -138,28 +123,24 @@ def evaluate(
     area_standard_error=swept['area_standard_error'],
     references=_scores(scores, slice(None)),
     negative_flips=_negative_flips(scores['old/old'], swept),
-    uncertainty=uncertainty,
+    uncertainty=gallery.mean_log_variance(log_variance),
     error=gallery.squared_error(aligned, backfilled),
     **_groups(query.column('minority'), swept, scores),
   ).save(directory)
   # What an engineer backfills by: ids in each policy's order.
   ids = items.column('id')
-  np.savez_compressed(
-    directory / 'orders.npz',
-    **{policy: ids[order] for policy, order in orders.items()},
-  )
+  by_policy = {policy: ids[order] for policy, order in orders.items()}
+  np.savez_compressed(directory / 'orders.npz', **by_policy)
 
 
-def sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):
+def sweep(how, distance, query, items, embeddings, orders, cutoffs):
   """`curve.sweep` of two splits in all processes, with every query's results.
 
-  What is asked with, and what items are before and after they are backfilled,
-  are arrays [query, embedding] and [gallery, embedding].
+  The embeddings are what is asked with [query, embedding], and what items are
+  before and after they are backfilled [gallery, embedding].
   """
   result = curve.sweep(
-    asked,
-    aligned,
-    new,
+    *embeddings,
     query.column('label'),
     items.column('label'),
     orders,
@@ -183,18 +164,14 @@ def sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):
 def _scores(references, queries):
   """{pair: {metric: mean over some queries}}."""
   return {
-    pair: {
-      metric: float(np.nanmean(values[queries]))
-      for metric, values in of_query.items()
-    }
-    for pair, of_query in references.items()
+    pair: {m: float(np.nanmean(x[queries])) for m, x in scores.items()}
+    for pair, scores in references.items()
   }
 
 
 def _negative_flips(old, swept):
   """Share of queries right under old/old and wrong now, [policy, cutoff]."""
-  before = old['cmc@1']
-  now = swept['per_query']['cmc@1']
+  before, now = old['cmc@1'], swept['per_query']['cmc@1']
   counted = np.isfinite(before)
   return np.mean((before == 1)[counted] & (now == 0)[..., counted], axis=-1)
 
@@ -203,16 +180,10 @@ def _groups(minority, swept, references):
   """Curves and references of the minority and of the others."""
   if minority is None:
     return {}
-  groups = {'minority': minority, 'majority': ~minority}
-  return {
-    'groups': {
-      group: {
-        metric: np.nanmean(values[..., queries], axis=-1)
-        for metric, values in swept['per_query'].items()
-      }
-      for group, queries in groups.items()
-    },
-    'group_references': {
-      group: _scores(references, queries) for group, queries in groups.items()
-    },
-  }
+  groups, scores = {}, swept['per_query']
+  rows = {'minority': minority, 'majority': ~minority}
+  for group, x in rows.items():
+    means = {m: np.nanmean(v[..., x], axis=-1) for m, v in scores.items()}
+    groups[group] = means
+  found = {group: _scores(references, x) for group, x in rows.items()}
+  return {'groups': groups, 'group_references': found}

@@ -35,7 +35,12 @@ SPLITS = {
   'backfill': ({'old'}, {'side', 'id'}),
 }
 _NEEDED = {'train', 'gallery'}
-_EMBEDDINGS = ('old', 'new', 'side')
+# {array: (axes, kinds of numbers, in words)}
+_FORMS = {
+  **dict.fromkeys(('old', 'new', 'side'), (2, 'f', 'floats [row, embedding]')),
+  'label': (1, 'iu', 'integers [row]'),
+  'id': (1, 'iufSU', '[row]'),
+}
 
 
 def make(
@@ -125,10 +130,10 @@ def _link(found, classifier, directory, held_out):
       arrays.write(directory / split / 'id', np.arange(size))
   if held_out:
     _hold_out(directory, held_out)
-  widths = _check_splits(directory)
+  width = _check_splits(directory)
   if classifier.exists():
     kernel = np.load(classifier)
-    _check_classifier(kernel, widths['new'], directory)
+    _check_classifier(kernel, width, directory)
     artifact.save_variables(
       directory / 'head.msgpack', {'kernel': kernel.astype(np.float32)}
     )
@@ -158,8 +163,8 @@ def _hold_out(directory, held_out):
       arrays.write(path, part)
 
 
-def _check_splits(directory) -> dict[str, int]:
-  """Widths of old, new, ...; refuses what does not fit or is not finite."""
+def _check_splits(directory) -> int:
+  """The new width; refuses what does not fit or is not finite."""
   widths = {}
   for split in SPLITS:
     held = {
@@ -170,29 +175,20 @@ def _check_splits(directory) -> dict[str, int]:
     if len(set(sizes.values())) > 1:
       raise ValueError(f'{split} holds arrays of different lengths: {sizes}.')
     for name, array in held.items():
-      if name in _EMBEDDINGS:
-        if array.ndim != 2 or array.dtype.kind != 'f':
-          raise ValueError(
-            f'{split}/{name} must be floats [row, embedding], not '
-            f'{array.dtype} {array.shape}.'
-          )
-        if widths.setdefault(name, array.shape[1]) != array.shape[1]:
-          raise ValueError(
-            f'{split}/{name} has {array.shape[1]} columns, another split '
-            f'{widths[name]}.'
-          )
-        # What is only to be planned is checked when it is aligned.
-        if split != 'backfill':
-          _check_finite(f'{split}/{name}', array)
-      elif array.ndim != 1 or (
-        name == 'label' and array.dtype.kind not in 'iu'
-      ):
+      axes, kinds, words = _FORMS[name]
+      if array.ndim != axes or array.dtype.kind not in kinds:
         raise ValueError(
-          f'{split}/{name} must be [row]'
-          + (' and integers' if name == 'label' else '')
-          + f', not {array.dtype} {array.shape}.'
+          f'{split}/{name} must be {words}, not {array.dtype} {array.shape}.'
         )
-  return widths
+      if widths.setdefault(name, array.shape[1:]) != array.shape[1:]:
+        raise ValueError(
+          f'{split}/{name} has {array.shape[1]} columns, another split '
+          f'{widths[name][0]}.'
+        )
+      # What is only to be planned is checked when it is aligned.
+      if axes == 2 and split != 'backfill':
+        _check_finite(f'{split}/{name}', array)
+  return widths['new'][0]
 
 
 def _check_classifier(kernel, width, directory):

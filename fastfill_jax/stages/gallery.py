@@ -92,8 +92,12 @@ def squared_error(
   )
 
 
-def mean_log_variance(log_variance: arrays.ShardedArray) -> np.ndarray:
+def mean_log_variance(
+  log_variance: arrays.ShardedArray | None,
+) -> np.ndarray | None:
   """Over the coordinates, if there is one for each; float32 [gallery]."""
+  if log_variance is None:
+    return None
   return _by_block(lambda x: x.reshape(len(x), -1).mean(axis=1), log_variance)
 
 

@@ -77,16 +77,9 @@ def sequence(
   def backfill(policy, switch, aligned, variance):
     """Adds the row of one second backfill."""
     order = policies.make_order(policy, **available(newer, aligned, variance))
+    held = query[newer], aligned, items[newer]
     swept = evaluate.sweep(
-      how,
-      distance,
-      query,
-      items,
-      query[newer],
-      aligned,
-      items[newer],
-      order[None],
-      cutoffs,
+      how, distance, query, items, held, order[None], cutoffs
     )
     row = {'seed': seed, 'policy': policy, 'switch': switch}
     for metric in curve.METRICS:
@@ -114,9 +107,8 @@ def _rows(maps: method.Maps, old, side):
     for rows in splits.row_blocks(0, len(old))
   ]
   aligned, variance = zip(*parts, strict=True)
-  return np.concatenate(aligned), (
-    None if variance[0] is None else np.concatenate(variance)
-  )
+  certain = variance[0] is None
+  return np.concatenate(aligned), None if certain else np.concatenate(variance)
 
 
 def _total(before, added, reached):

@@ -51,8 +51,7 @@ def serve(
     for name, split in (('backfilled', items), ('query', query))
   )
   ids = items.column('id')
-  cutoffs = curve.cutoffs(len(items), steps)
-  by_id = np.argsort(ids)
+  cutoffs, by_id = curve.cutoffs(len(items), steps), np.argsort(ids)
   frames = [pd.DataFrame(columns=['seed', 'policy', 'fraction'])]
   with np.load(evaluated.directory / 'orders.npz') as orders:
     for policy in policies:

@@ -11,12 +11,12 @@ The code that made a result is kept beside it, file by file. A result of other
 code is used, and named as such, until it is asked to be made anew.
 """
 
-import collections
 import dataclasses
 import hashlib
 import json
 import pathlib
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,6 +45,7 @@ class Artifact:
   made: str
 
 
+@dataclasses.dataclass
 class Workdir:
   """A run's folder of results.
 
@@ -57,13 +58,12 @@ class Workdir:
     stale: Files that changed since, by the name of a result that is used.
   """
 
-  def __init__(self, path, stages: Sequence[str], anew: bool = False):
-    self.path = pathlib.Path(path)
-    self.stages = tuple(stages)
-    self.anew = anew
-    self.results: dict[str, Artifact] = {}
-    self.found = collections.Counter()
-    self.stale: dict[str, list[str]] = {}
+  path: pathlib.Path
+  stages: Sequence[str]
+  anew: bool = False
+  results: dict[str, Artifact] = dataclasses.field(default_factory=dict)
+  found: Counter[str] = dataclasses.field(default_factory=Counter)
+  stale: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
   def make(
     self,
@@ -77,13 +77,9 @@ class Workdir:
   ) -> Artifact:
     """The result of these inputs and settings, built unless it is there.
 
-    Args:
-      stage: Whose it is.
-      name: What it is, after the stage.
-      build: What it left in the folder before a kill is there again.
-      how: Handed to build.
-      code_of: Modules whose code it depends on, beside build's own.
-      **given: Artifacts, what JSON holds, and dicts and lists of these.
+    What `build` left in the folder before a kill is there again. `given` are
+    artifacts, what JSON holds, and dicts and lists of these; `code_of` names
+    modules whose code the result rests on, beside build's own.
 
     Raises:
       ValueError: If it is not there and its stage was not picked.

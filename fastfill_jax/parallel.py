@@ -277,10 +277,7 @@ class Preemption:
 
 @dataclasses.dataclass(frozen=True)
 class How:
-  """How a stage goes about its work: `config.run`. It changes no result.
-
-  `configs/base.py` says what each key means.
-  """
+  """How a stage goes about its work: keys of `config.run` (configs/base.py)."""
 
   preemption: Preemption
   data_dir: str | None = None

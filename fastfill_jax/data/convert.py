@@ -67,9 +67,7 @@ def convert_tfrecord(
   part = target.with_name(f'{target.name}.part')
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
-  expected = sum(
-    int(length) for s in info['splits'] for length in s['shardLengths']
-  )
+  lengths = [int(x) for split in info['splits'] for x in split['shardLengths']]
   copied = 0
   for path in sorted(source.iterdir()):
     if '.tfrecord' in path.name:
@@ -77,10 +75,10 @@ def convert_tfrecord(
       copied += _copy_records(path, part / name)
     elif path.is_file():
       shutil.copy(path, part)
-  if copied != expected:
+  if copied != sum(lengths):
     raise ValueError(
       f'{source} holds {copied} records where its dataset_info.json says '
-      f'{expected}'
+      f'{sum(lengths)}'
     )
   info['fileFormat'] = 'array_record'
   (part / 'dataset_info.json').write_text(json.dumps(info, indent=2))

@@ -81,8 +81,10 @@ def split_rows(
   return rows[seen[rows]], validation[seen[validation]]
 
 
-def searched_rows(data: Data, source: sources.Source) -> np.ndarray:
-  """Rows of the gallery or the queries: all, or of the held-out classes."""
+def embedded_rows(data: Data, source: sources.Source, split: str) -> np.ndarray:
+  """Of 'train' the rows to train on, else all or those of held-out classes."""
+  if split == 'train':
+    return split_rows(data, source)[0]
   if not data['held_out']:
     return np.arange(len(source))
   return np.flatnonzero(np.isin(source.labels, data['held_out']))

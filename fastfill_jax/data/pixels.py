@@ -18,12 +18,11 @@ def decode(image: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
   """
   if isinstance(image, np.ndarray):
     return image
+  # As TensorFlow and Pillow do: the pixels as stored, whatever EXIF says.
   flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+  flag |= cv2.IMREAD_IGNORE_ORIENTATION
   data = np.frombuffer(image, np.uint8)
-  pixels = None
-  if data.size:
-    # As TensorFlow and Pillow do: the pixels as stored, whatever EXIF says.
-    pixels = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+  pixels = cv2.imdecode(data, flag) if data.size else None
   if pixels is None:
     raise ValueError(
       f'{len(image)} bytes starting with {image[:8]!r} are no readable image'

@@ -14,11 +14,13 @@ from absl import logging
 from fastfill_jax import choices
 from fastfill_jax.data import sources
 
-# What TFDS's catalogue says of (download, prepared), for the configs' sets.
-_SIZES = {
-  'cifar100': ('160.71 MiB', '132.03 MiB'),
-  'imagenet2012': ('144.7 GB', '155.84 GiB'),
-  'places365_small': ('29.27 GiB', 'about as much'),
+# What TFDS's catalogue says of the configs' sets.
+_KNOWN = {
+  'cifar100': 'To download: 160.71 MiB; prepared: 132.03 MiB.',
+  'imagenet2012': 'To download: 144.7 GB; prepared: 155.84 GiB. Put '
+  'ILSVRC2012_img_train.tar (138 GB) and ILSVRC2012_img_val.tar (6.7 GB) into '
+  '{root}/downloads/manual.',
+  'places365_small': 'To download: 29.27 GiB; prepared: about as much.',
 }
 _TEST_SPLITS = {'imagenet2012': 'validation', 'places365_small': 'validation'}
 
@@ -215,23 +217,14 @@ def _check_files(paths: list[str], num_examples: int):
 
 def _how_to_prepare(name: str, data_dir: sources.Path | None) -> str:
   base, root = name.partition(':')[0], _root(data_dir)
-  lines = [f'{name!r} is not prepared under {root}.']
-  known = ('digits', 'fake', 'image_folder', *_SIZES)
-  if base in _SIZES:
-    download, prepared = _SIZES[base]
-    lines.append(f'To download: {download}; prepared: {prepared}.')
-  else:
-    lines[0] = lines[0].removesuffix('.') + choices.nearest(base, known)
-  if base == 'imagenet2012':
-    lines.append(
-      'Put ILSVRC2012_img_train.tar (138 GB) and ILSVRC2012_img_val.tar '
-      f'(6.7 GB) into {root}/downloads/manual.'
-    )
-  lines.append(
+  known = ('digits', 'fake', 'image_folder', *_KNOWN)
+  near = '' if base in _KNOWN else choices.nearest(base, known)
+  return (
+    f'{name!r} is not prepared under {root}{near or "."} '
+    f'{_KNOWN.get(base, "").format(root=root)} '
     "Once, in an environment with pip install 'tensorflow-cpu~=2.20.0' "
     'tensorflow-datasets importlib_resources array_record, run: python -c '
     f'"import tensorflow_datasets as t; t.builder({base!r}, '
     f"data_dir='{root}', file_format='array_record').download_and_prepare()\". "
     'If you have it as TFRecord: python -m fastfill_jax.data.convert --help.'
   )
-  return ' '.join(lines)

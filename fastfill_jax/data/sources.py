@@ -72,10 +72,7 @@ class Source:
     return self.columns()['label']
 
   def column(self, name: str) -> np.ndarray:
-    """One whole number per example, int32 [example].
-
-    'label', or another the data set has, such as CIFAR-100's 'coarse_label',
-    its superclasses.
+    """One of `columns`, such as CIFAR-100's 'coarse_label', its superclasses.
 
     Raises:
       ValueError: the data set has no such column.

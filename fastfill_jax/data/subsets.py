@@ -22,12 +22,8 @@ def select(
   kept=0.1`). Each class draws on its own, so that cutting one more leaves the
   others' examples as they were.
 
-  Args:
-    labels: int [example].
-    num_classes: of the data set.
-    classes: a share in (0, 1] for the first classes, or the class numbers.
-    cut: classes of whose examples only a share is kept.
-    kept: that share, in (0, 1]; at least one example is.
+  `classes` are a share in (0, 1], the first ones, or their numbers. Of the
+  classes `cut` the share `kept` of the examples stays, at least one.
 
   Returns:
     int [row], ascending.

@@ -211,12 +211,10 @@ TRANSFORMS = {
   'simclr': simclr,
   'small_shift': small_shift,
 }
-_RANGES = {
-  **dict.fromkeys(('blur', 'brightness', 'flip', 'min_scale'), (0, 1)),
-  **{'keep': (0.1, 1), 'strength': (0, 1)},
-  **dict.fromkeys(('pad', 'shift', 'sigma'), (0, math.inf)),
-  **dict.fromkeys(('resize', 'size'), (1, math.inf)),
-}
+_SHARES = ('blur', 'brightness', 'flip', 'min_scale', 'strength')
+_RANGES = dict.fromkeys(_SHARES, (0, 1)) | {'keep': (0.1, 1)}
+_RANGES |= dict.fromkeys(('pad', 'shift', 'sigma'), (0, math.inf))
+_RANGES |= dict.fromkeys(('resize', 'size'), (1, math.inf))
 
 
 def make_transform(name: str, **options) -> Transform:

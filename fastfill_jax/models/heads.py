@@ -86,9 +86,8 @@ class Projection(nn.Module):
   ) -> jax.Array:
     """Returns the projection [batch, dim] of embedding [batch, embedding]."""
     del labels
-    x = nn.Dense(
-      embedding.shape[1], kernel_init=nn.initializers.he_normal(), name='hidden'
-    )(embedding)
+    width, init = embedding.shape[1], nn.initializers.he_normal()
+    x = nn.Dense(width, kernel_init=init, name='hidden')(embedding)
     return nn.Dense(self.dim, use_bias=False, name='out')(nn.relu(x))
 
 
@@ -111,8 +110,5 @@ def make_head(num_classes: int, *, name: str, **options: Any) -> nn.Module:
 
 
 def _kernel(module, embedding, num_classes):
-  return module.param(
-    'kernel',
-    nn.initializers.lecun_normal(),
-    (embedding.shape[1], num_classes),
-  )
+  shape = embedding.shape[1], num_classes
+  return module.param('kernel', nn.initializers.lecun_normal(), shape)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fastfill_jax import choices
 from fastfill_jax.models import layers
 
 POOLS = ('cls', 'mean')
@@ -61,8 +62,7 @@ class ViT(nn.Module):
   dtype: str = 'float32'
 
   def __post_init__(self):
-    if self.pool not in POOLS:
-      raise ValueError(f'pool={self.pool!r}; it must be one of {POOLS}.')
+    choices.check('pool', self.pool, POOLS)
     if self.patch_size < 1:
       raise ValueError(f'patch_size={self.patch_size}; it must be positive.')
     super().__post_init__()
@@ -77,18 +77,14 @@ class ViT(nn.Module):
       raise ValueError(
         f'patch_size={size} does not divide images of {images.shape[1:3]}.'
       )
-    x = nn.Conv(self.width, (size, size), (size, size), dtype=self.dtype)(
-      images
-    )
-    x = x.reshape(x.shape[0], -1, self.width)
+    patches = nn.Conv(self.width, (size, size), (size, size), dtype=self.dtype)
+    x = patches(images).reshape(len(images), -1, self.width)
     if self.pool == 'cls':
       cls = self.param('cls', nn.initializers.zeros, (1, 1, self.width))
       cls = jnp.tile(cls.astype(x.dtype), (x.shape[0], 1, 1))
       x = jnp.concatenate([cls, x], axis=1)
-    positions = self.param(
-      'positions', nn.initializers.normal(0.02), (1, *x.shape[1:])
-    )
-    x = x + positions.astype(x.dtype)
+    init, shape = nn.initializers.normal(0.02), (1, *x.shape[1:])
+    x = x + self.param('positions', init, shape).astype(x.dtype)
     for _ in range(self.depth):
       x = _Block(self.num_heads, self.dtype)(x)
     x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)

@@ -100,10 +100,7 @@ def _splits(data, how, in_memory):
     if not split:
       continue
     source = dataset.open_split(data, split, how, in_memory=in_memory)
-    if name == 'train':
-      rows, _ = dataset.split_rows(data, source)
-    else:
-      rows = dataset.searched_rows(data, source)
+    rows = dataset.embedded_rows(data, source, name)
     if not len(rows):
       raise ValueError(
         f'data.held_out={data["held_out"]} leaves nothing of {split!r}.'

@@ -39,18 +39,15 @@ def sweep_references(
   allow, 'new/old', each metric of every query.
   """
   query, items = splits.evaluated(embedded)
-  names = {'old': old, 'new': new}
-  pairs = [('old', 'old'), ('new', 'new')]
+  pairs = {'old/old': (old, old), 'new/new': (new, new)}
   if query[old].shape[1] == query[new].shape[1]:
-    pairs.append(('new', 'old'))
-  scores = {}
-  order, cutoffs = np.arange(len(items))[None], np.zeros(1, int)
-  for of_query, of_gallery in pairs:
-    rows = items[names[of_gallery]]
-    held = query[names[of_query]], rows, rows
-    swept = sweep(how, distance, query, items, held, order, cutoffs)
+    pairs['new/old'] = new, old
+  scores, order = {}, np.arange(len(items))[None]
+  for pair, (of_query, of_gallery) in pairs.items():
+    held = query[of_query], items[of_gallery], items[of_gallery]
+    swept = sweep(how, distance, query, items, held, order, np.zeros(1, int))
     for metric, values in swept['per_query'].items():
-      scores[f'{of_query}/{of_gallery}/{metric}'] = values[0, 0]
+      scores[f'{pair}/{metric}'] = values[0, 0]
   if parallel.is_main():
     np.savez_compressed(directory / 'references.npz', **scores)
 
@@ -108,7 +105,7 @@ def evaluate(
   swept = sweep(how, distance, query, items, held, rows, cutoffs)
   if not parallel.is_main():
     return
-  scores = _load_references(references)
+  scores, certain = _load_references(references), log_variance is None
   report.Result(
     seed=seed,
     alignment=name,
@@ -123,7 +120,7 @@ def evaluate(
     area_standard_error=swept['area_standard_error'],
     references=_scores(scores, slice(None)),
     negative_flips=_negative_flips(scores['old/old'], swept),
-    uncertainty=gallery.mean_log_variance(log_variance),
+    uncertainty=None if certain else gallery.mean_log_variance(log_variance),
     error=gallery.squared_error(aligned, backfilled),
     **_groups(query.column('minority'), swept, scores),
   ).save(directory)

@@ -74,11 +74,10 @@ def make(
       if parallel.is_main():
         _link(found, classifier, directory, held_out)
 
-  stats = {path: path.stat() for path in paths}
-  files = {
-    str(path.relative_to(root)): [x.st_size, x.st_mtime_ns]
-    for path, x in stats.items()
-  }
+  files = {}
+  for path in paths:
+    held = path.stat()
+    files[str(path.relative_to(root))] = [held.st_size, held.st_mtime_ns]
   made = workdir.make(
     'embed', 'source', link, how, files=files, held_out=list(held_out)
   )

@@ -55,16 +55,11 @@ def write_new(
 ) -> arrays.ShardedArray:
   """What new embeddings become in the space that is searched.
 
-  Args:
-    maps: The fitted alignment.
-    new: New embeddings [row, embedding].
-    aligned: What a backfilled item overwrites, of which a share may be kept;
-      None for queries.
-    fuse: That share: (1 - fuse) * query(new) + fuse * aligned.
-    directory: Of the shards.
+  Of the aligned embeddings that backfilled items overwrite a share may be kept,
+  (1 - fuse) * query(new) + fuse * aligned; queries overwrite None.
 
   Returns:
-    [row, embedding]; `new` itself where nothing changes it.
+    [row, embedding], shards in the directory; `new` where nothing changes it.
   """
   store = maps.store if aligned is not None else None
   if maps.query is None and store is None and not fuse:
@@ -92,12 +87,8 @@ def squared_error(
   )
 
 
-def mean_log_variance(
-  log_variance: arrays.ShardedArray | None,
-) -> np.ndarray | None:
+def mean_log_variance(log_variance: arrays.ShardedArray) -> np.ndarray:
   """Over the coordinates, if there is one for each; float32 [gallery]."""
-  if log_variance is None:
-    return None
   return _by_block(lambda x: x.reshape(len(x), -1).mean(axis=1), log_variance)
 
 

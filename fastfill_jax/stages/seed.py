@@ -6,6 +6,7 @@ Here the config's keys become the plain arguments of the stages.
 import dataclasses
 import functools
 import json
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -60,8 +61,7 @@ class Row:
   @property
   def folder(self) -> str:
     """Its name without what a path cannot hold."""
-    kept = ''.join(x if x.isalnum() or x in '+-_' else ' ' for x in self.name)
-    return '_'.join(kept.split())
+    return '_'.join(re.findall(r'[\w+-]+', self.name))
 
 
 def rows(config: ConfigDict) -> list[Row]:
@@ -157,7 +157,7 @@ class Seed:
     encoders = self.config.encoders.to_dict()
     for name in in_order(encoders, names):
       recipe = encoders[name]
-      others = {x for x in (recipe['teacher'], recipe['start']) if x}
+      others = sorted({recipe['teacher'], recipe['start']} - {''})
       made[name] = self._make(
         'encode',
         f'{name}/seed{seed}',
@@ -166,7 +166,7 @@ class Seed:
         recipe=recipe,
         data=dataset.of_training(self.data),
         seed=seed,
-        others={other: made[other] for other in sorted(others)},
+        others={other: made[other] for other in others},
       )
       self.trained[f'{name}/seed {seed}'] = made[name]
     return made

@@ -54,9 +54,7 @@ def serve(
   cutoffs, by_id = curve.cutoffs(len(items), steps), np.argsort(ids)
   frames = [pd.DataFrame(columns=['seed', 'policy', 'fraction'])]
   with np.load(evaluated.directory / 'orders.npz') as orders:
-    for policy in policies:
-      if policy not in orders:
-        continue
+    for policy in [x for x in policies if x in orders]:
       curves = index.served_curve(
         index.make_index(kind, distance),
         asked,

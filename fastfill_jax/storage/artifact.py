@@ -22,6 +22,7 @@ from typing import Any
 
 import flax.serialization
 import flax.traverse_util
+import jax
 from absl import logging
 
 from fastfill_jax import parallel
@@ -88,7 +89,8 @@ class Workdir:
     directory = self.path / f'{stage}/{name}-{_digest(settings)}'
     name = f'{stage}/{name}'
     files = code.digests([build.__module__, *code_of])
-    inputs = {one.name: one.made for one in _artifacts(given)}
+    held = [x for x in jax.tree.leaves(given) if isinstance(x, Artifact)]
+    inputs = {one.name: one.made for one in held}
     held = read_json(directory / 'made.json')
     fresh = held.get('inputs') == inputs and not (
       self.anew and stage in self.stages and held['code'] != files
@@ -149,25 +151,11 @@ class Workdir:
     return f'; made anew, for {found[0]}' if found else ''
 
 
-def _settled(value: Any) -> Any:
+def _settled(given: Any) -> Any:
   """What JSON can hold of a stage's inputs; a result is its digest."""
-  if isinstance(value, Artifact):
-    return value.digest
-  if isinstance(value, dict):
-    return {key: _settled(x) for key, x in value.items()}
-  if isinstance(value, list | tuple):
-    return [_settled(x) for x in value]
-  return value
-
-
-def _artifacts(value: Any) -> list[Artifact]:
-  if isinstance(value, Artifact):
-    return [value]
-  if isinstance(value, dict):
-    value = value.values()
-  elif not isinstance(value, list | tuple):
-    return []
-  return [one for x in value for one in _artifacts(x)]
+  return jax.tree.map(
+    lambda x: x.digest if isinstance(x, Artifact) else x, given
+  )
 
 
 def _digest(value: Any) -> str:

@@ -80,9 +80,8 @@ def _check_encoders(config, table):
   for name in stage_seed.needed(config, table):
     choices.check('encoder', name, encoders)
   for name, recipe in encoders.items():
-    for other in (recipe['teacher'], recipe['start']):
-      if other:
-        choices.check(f'encoder that {name!r} reads', other, encoders)
+    for other in filter(None, (recipe['teacher'], recipe['start'])):
+      choices.check(f'encoder that {name!r} reads', other, encoders)
     encode.check(name, recipe)
     if recipe['teacher']:
       encode.check_teacher(name, recipe, encoders[recipe['teacher']])

@@ -133,10 +133,9 @@ class _Batches:
     return self._load(rows, streams) | {'where': positions < count}
 
   def __len__(self) -> int:
-    steps = -(-len(self.indices) // self.batch_size)
     if self.view is None:
-      steps = _ENDLESS
-    return steps * self.chunks_per_batch
+      return _ENDLESS * self.chunks_per_batch
+    return -(-len(self.indices) // self.batch_size) * self.chunks_per_batch
 
   def _load(self, rows, streams):
     """The examples of some rows, each augmented by its own generator."""

@@ -44,19 +44,14 @@ def open_source(
     ValueError: an unknown option, split, label or file format, or no example.
   """
   opener = _OPENERS.get(name, records.Records)
-  common = {
-    'name': name,
-    'split': split,
-    'data_dir': data_dir,
-    'cache_dir': cache_dir,
-  }
+  given = {'name': name, 'split': split}
+  given |= {'data_dir': data_dir, 'cache_dir': cache_dir}
   taken = set(inspect.signature(opener).parameters)
-  accepted = sorted(taken - set(common))
+  accepted = sorted(taken - set(given))
   unknown = sorted(set(options) - set(accepted))
   if unknown:
     raise ValueError(f'{name!r} has no option {unknown}: it accepts {accepted}')
-  common = {key: common[key] for key in taken & set(common)}
-  source = opener(**common, **options)
+  source = opener(**{k: given[k] for k in taken & set(given)}, **options)
   if not len(source):
     raise ValueError(f'split {split!r} of {name!r} is empty')
   return sources.hold(source) if in_memory else source

@@ -83,8 +83,7 @@ def encode(
   By a recipe of `config.encoders`, on `dataset.of_training`; `others` are the
   encoders that `recipe['teacher']` and `recipe['start']` name.
   """
-  split = data['train_split']
-  source = dataset.open_split(data, split, how, how.in_memory)
+  source = dataset.open_split(data, data['train_split'], how, how.in_memory)
   rows, validation = dataset.split_rows(data, source)
   rows = dataset.select_rows(data, recipe, source, rows)
   encoder = models.make_encoder(axis_name=parallel.AXIS, **recipe['encoder'])

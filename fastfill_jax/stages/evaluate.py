@@ -92,12 +92,11 @@ def evaluate(
     maps, items[new], aligned, fuse, directory / 'backfilled'
   )
   asked = gallery.write_new(maps, query[new], None, 0, directory / 'query')
+  width = maps.new_dim
   available = gallery.readable(
-    embedded, new, aligned, log_variance, seed, maps.new_dim
+    embedded, new, aligned, log_variance, seed, width
   )
-  of_new = backfilled
-  if maps.new_dim is not None:
-    of_new = gallery.leading(backfilled, maps.new_dim)
+  of_new = backfilled if width is None else gallery.leading(backfilled, width)
   available |= {'labels': items.column('label'), 'new': of_new}
   orders, left_out = policies.make_orders(names, available)
   cutoffs, rows = curve.cutoffs(len(items), steps), np.stack([*orders.values()])

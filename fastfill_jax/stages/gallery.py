@@ -40,9 +40,8 @@ def write_aligned(
     return {'aligned': aligned, 'log_variance': log_variance}
 
   _write(function, 'aligned', len(stored), stored.dtype, directory)
-  log_variance = None
-  if (directory / 'log_variance').exists():
-    log_variance = arrays.ShardedArray(directory / 'log_variance')
+  path = directory / 'log_variance'
+  log_variance = arrays.ShardedArray(path) if path.exists() else None
   return arrays.ShardedArray(directory / 'aligned'), log_variance
 
 

@@ -102,9 +102,9 @@ def in_order(encoders: dict[str, Any], names: list[str]) -> list[str]:
   def visit(name, path=()):
     if name in path:
       raise ValueError(f'Encoders read each other: {" -> ".join(path)}.')
-    for other in (encoders[name]['teacher'], encoders[name]['start']):
-      if other:
-        visit(other, (*path, name))
+    recipe = encoders[name]
+    for other in filter(None, (recipe['teacher'], recipe['start'])):
+      visit(other, (*path, name))
     if name not in done:
       done.append(name)
 

@@ -62,7 +62,7 @@ def sequence(
   if any(one.query for one in maps):
     raise ValueError('A sequence needs maps that leave the query as it is.')
   query, items = splits.evaluated(embedded)
-  side = items['side'][:] if 'side' in items else None
+  side = items.column('side')
   aligned, variance = _rows(maps[0], items[old][:], side)
 
   def available(name, aligned, variance):

@@ -89,8 +89,8 @@ class Workdir:
     directory = self.path / f'{stage}/{name}-{_digest(settings)}'
     name = f'{stage}/{name}'
     files = code.digests([build.__module__, *code_of])
-    held = [x for x in jax.tree.leaves(given) if isinstance(x, Artifact)]
-    inputs = {one.name: one.made for one in held}
+    read = [x for x in jax.tree.leaves(given) if isinstance(x, Artifact)]
+    inputs = {x.name: x.made for x in read}
     held = read_json(directory / 'made.json')
     fresh = held.get('inputs') == inputs and not (
       self.anew and stage in self.stages and held['code'] != files
@@ -127,8 +127,7 @@ class Workdir:
       logging.warning(
         '%s is of other code (changed since: %s); --config.run.anew=True makes '
         'it again.',
-        name,
-        ', '.join(changed),
+        *(name, ', '.join(changed)),
       )
     digest = directory.name[-8:]
     made = _digest([digest, held['code'], held['inputs']])

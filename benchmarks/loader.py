@@ -27,8 +27,7 @@ import cv2
 import numpy as np
 from absl import app, flags
 
-from fastfill_jax import data
-from fastfill_jax.data import sources
+from fastfill_jax.data import loading, sources, transforms
 
 _CORES = flags.DEFINE_list('cores', ['1', '2'], 'Numbers of cores.')
 _SECONDS = flags.DEFINE_float('seconds', 6, 'Time for one figure.')
@@ -75,10 +74,10 @@ class _Jpegs(sources.Source):
 
 def run_ours(size: str, cores: int, num_workers: int = 0) -> Iterator:
   """This project's loader, by threads unless worker processes are asked for."""
-  return data.loader(
+  return loading.loader(
     _Jpegs(size),
     np.arange(_IMAGES),
-    data.make_transform('random_resized_crop_flip', size=224),
+    transforms.make_transform('random_resized_crop_flip', size=224),
     batch_size=_BATCH,
     seed=0,
     num_threads=1 if num_workers else cores,

@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
   )
 
   c.data = ConfigDict()
-  c.data.name = 'imagenet2012'  # see data.open_source
+  c.data.name = 'imagenet2012'  # see data/opening.py
   c.data.options = ConfigDict()  # more of open_source's arguments
   c.data.train_split = 'train'
   c.data.gallery_split = 'test'

@@ -16,7 +16,7 @@ import rich.table
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from fastfill_jax import methods, models, parallel, running
+from fastfill_jax import methods, models, parallel
 from fastfill_jax.data import dataset
 from fastfill_jax.methods import network, programs, terms
 from fastfill_jax.models import heads
@@ -46,8 +46,8 @@ def trainings(config: ConfigDict) -> list[tuple[str, int, float]]:
   data = config.data.to_dict()
   size, classes = _SIZES.get(data['name'], (0, 0))
   if not size:
-    how = running.How(parallel.Preemption(), data_dir=config.run.data_dir)
-    source = dataset.open_split(data, data['train_split'], how, in_memory=False)
+    how = parallel.How(parallel.Preemption(), data_dir=config.run.data_dir)
+    source = dataset.open_split(data, data['train_split'], how)
     size, classes = len(source), source.num_classes
   rows = seed.rows(config)
   encoders, found = config.encoders.to_dict(), []

@@ -1,4 +1,4 @@
-"""Devices and processes: the only module that says pmap, mesh or device.
+"""Devices, processes, how a run goes; it alone says pmap, mesh or device.
 
 A step sees un-stacked state and its share of the batch; `pmap` hands the state
 to every device whole and splits the batch along a leading device axis:
@@ -7,10 +7,12 @@ to every device whole and splits the batch along a leading device axis:
   state, metrics = step(state, parallel.shard(batch), key)
 """
 
+import contextlib
+import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,27 +33,18 @@ def initialize(
 ):
   """Joins the other processes; the first call of a multi-process run.
 
-  Args:
-    coordinator_address: 'host:port' of process 0; None lets JAX find the
-      cluster (TPU metadata, SLURM, Open MPI).
-    num_processes: How many processes there are, with coordinator_address.
-    process_id: Which of them this one is, from 0.
-    timeout: Seconds to wait for all the others.
+  Without a coordinator_address, 'host:port' of process 0, JAX finds the cluster
+  (TPU metadata, SLURM, Open MPI). If a process does not join within `timeout`
+  seconds, this one says so and exits with code 1.
 
   Raises:
     ValueError: If the three do not fit together, or no cluster is found.
-
-  If a process does not join in time, this one says so and exits with code 1.
   """
-  given = [x is not None for x in (num_processes, process_id)]
-  if coordinator_address is not None and not all(given):
+  given = [coordinator_address, num_processes, process_id]
+  if any(x is not None for x in given) and None in given:
     raise ValueError(
-      '--coordinator_address needs --num_processes and --process_id too, got '
-      f'num_processes={num_processes}, process_id={process_id}.'
-    )
-  if coordinator_address is None and any(given):
-    raise ValueError(
-      '--num_processes and --process_id need --coordinator_address=HOST:PORT.'
+      '--coordinator_address=HOST:PORT, --num_processes and --process_id go '
+      f'together, got {coordinator_address}, {num_processes}, {process_id}.'
     )
   if process_id is not None and not 0 <= process_id < num_processes:
     raise ValueError(
@@ -72,12 +65,7 @@ def initialize(
   watchdog.daemon = True
   watchdog.start()
   try:
-    jax.distributed.initialize(
-      coordinator_address,
-      num_processes,
-      process_id,
-      initialization_timeout=timeout + 60,
-    )
+    jax.distributed.initialize(*given, initialization_timeout=timeout + 60)
   except ValueError as error:
     raise ValueError(
       'No cluster was found (TPU metadata, SLURM or Open MPI). Name one with '
@@ -93,33 +81,21 @@ def keep_programs(directory: str | os.PathLike[str]):
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
-def process_index() -> int:
-  return jax.process_index()
-
-
-def process_count() -> int:
-  return jax.process_count()
+process_index, process_count = jax.process_index, jax.process_count
+device_count, local_device_count = jax.device_count, jax.local_device_count
 
 
 def is_main() -> bool:
   """True in the one process that writes files and logs."""
-  return jax.process_index() == 0
-
-
-def local_device_count() -> int:
-  return jax.local_device_count()
-
-
-def device_count() -> int:
-  return jax.device_count()
+  return process_index() == 0
 
 
 def describe() -> str:
   """One line: kind and number of devices and processes."""
   kind = jax.devices()[0].device_kind
   return (
-    f'{jax.device_count()} x {kind} ({jax.default_backend()}), '
-    f'{jax.process_count()} process(es)'
+    f'{device_count()} x {kind} ({jax.default_backend()}), '
+    f'{process_count()} process(es)'
   )
 
 
@@ -219,13 +195,8 @@ def gather(array: np.ndarray) -> np.ndarray:
     return array[None]
   # As bytes: JAX would round 64-bit numbers to 32.
   flat = np.frombuffer(array.tobytes(), np.uint8)
-  rows = np.asarray(multihost_utils.process_allgather(flat))
-  return np.stack(
-    [
-      np.frombuffer(row.tobytes(), array.dtype).reshape(array.shape)
-      for row in rows
-    ]
-  )
+  rows = np.ascontiguousarray(multihost_utils.process_allgather(flat))
+  return rows.view(array.dtype).reshape(len(rows), *array.shape)
 
 
 def barrier(name: str):
@@ -234,14 +205,20 @@ def barrier(name: str):
     multihost_utils.sync_global_devices(name)
 
 
-def raise_together(error: Exception | None):
-  """Raises in every process if any brings an error.
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """What fails in one process, by a ValueError or OSError, fails in all.
 
   A process that stopped alone would leave the others waiting for ever.
 
   Raises:
     ValueError: The message of the first process that failed.
   """
+  error = None
+  try:
+    yield
+  except (ValueError, OSError) as failure:
+    error = failure
   if process_count() == 1:
     if error is not None:
       raise error
@@ -250,8 +227,7 @@ def raise_together(error: Exception | None):
   if error is not None:
     message = str(error).encode()[: text.size] or b'unknown error'
     text[: len(message)] = np.frombuffer(message, np.uint8)
-  texts = gather(text)
-  for process, row in enumerate(texts):
+  for process, row in enumerate(gather(text)):
     if row.any():
       message = row.tobytes().rstrip(b'\0').decode(errors='replace')
       raise ValueError(f'Process {process}: {message}') from error
@@ -259,9 +235,8 @@ def raise_together(error: Exception | None):
 
 def check_same(name: str, digest: bytes):
   """Raises a ValueError unless every process brings the same digest."""
-  mine = np.frombuffer(digest, np.uint8)
-  for process, other in enumerate(gather(mine)):
-    if not np.array_equal(other, mine):
+  for process, other in enumerate(gather(np.frombuffer(digest, np.uint8))):
+    if other.tobytes() != digest:
       raise ValueError(
         f'Process {process} has another {name} than process '
         f'{process_index()}: start all processes with the same one.'
@@ -298,3 +273,26 @@ class Preemption:
     """Stops work whose parts are saved as they end; one process only."""
     if self._noticed:
       raise Preempted(f'{where} stopped by SIGTERM.')
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+  """How a stage goes about its work: keys of `config.run` (configs/base.py)."""
+
+  preemption: Preemption
+  data_dir: str | None = None
+  label_dir: str | None = None
+  in_memory: bool = False
+  num_workers: int = 0
+  embed_batch_size: int = 1024
+  log_every: int = 50
+  checkpoint_every: int = 500
+  evaluate_every: int = 5000
+  profile: str = ''
+  sweep_backend: str = 'auto'
+  memory_limit: int = 2**30
+
+  def __post_init__(self):
+    for name, value in vars(self).items():
+      if name.endswith(('_every', '_size')) and value < 1:
+        raise ValueError(f'run.{name}={value}; it must be at least 1.')

@@ -16,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import fastfill_jax
-from fastfill_jax import choices, curve, parallel, report, running
+from fastfill_jax import choices, curve, parallel, report
 from fastfill_jax.data import dataset, transforms
 from fastfill_jax.stages import embed, encode, evaluate, sequence, serve
 from fastfill_jax.stages import seed as stage_seed
@@ -62,23 +62,15 @@ def check(config: ConfigDict):
   if not config.embed.source:
     _check_encoders(config, table)
   parallel.check_batch_size(config.align.batch_size)
-  if not 0 <= config.align.freeze_batch_norm <= 1:
-    raise ValueError(
-      f'align.freeze_batch_norm={config.align.freeze_batch_norm}; a share of '
-      'the epochs in [0, 1].'
-    )
+  share = config.align.freeze_batch_norm
+  if not 0 <= share <= 1:
+    raise ValueError(f'align.freeze_batch_norm={share}; a share in [0, 1].')
   embed.check(config.embed.views, config.embed.dtype)
-  evaluate.check(
-    config.evaluate.policies, config.evaluate.steps, config.evaluate.distance
-  )
-  serve.check(
-    config.serve.policies,
-    config.serve.index,
-    config.serve.k,
-    config.evaluate.distance,
-  )
-  for name in config.serve.policies:
-    choices.check('policy of evaluate', name, config.evaluate.policies)
+  swept, served = config.evaluate, config.serve
+  evaluate.check(swept.policies, swept.steps, swept.distance)
+  serve.check(served.policies, served.index, served.k, swept.distance)
+  for name in served.policies:
+    choices.check('policy of evaluate', name, swept.policies)
   if config.sequence.newer:
     sequence.check(config.sequence.policies, config.sequence.switches)
 
@@ -88,34 +80,31 @@ def _check_encoders(config, table):
   for name in stage_seed.needed(config, table):
     choices.check('encoder', name, encoders)
   for name, recipe in encoders.items():
-    for other in (recipe['teacher'], recipe['start']):
-      if other:
-        choices.check(f'encoder that {name!r} reads', other, encoders)
+    for other in filter(None, (recipe['teacher'], recipe['start'])):
+      choices.check(f'encoder that {name!r} reads', other, encoders)
     encode.check(name, recipe)
     if recipe['teacher']:
       encode.check_teacher(name, recipe, encoders[recipe['teacher']])
   stage_seed.in_order(encoders, encoders)
-  if not 0 <= config.data.validation_fraction < 1:
-    raise ValueError(
-      f'data.validation_fraction={config.data.validation_fraction}: a share in '
-      '[0, 1).'
-    )
+  share = config.data.validation_fraction
+  if not 0 <= share < 1:
+    raise ValueError(f'data.validation_fraction={share}: a share in [0, 1).')
   transforms.make_transform(**config.data.train_transform)
   transforms.make_transform(**config.data.eval_transform)
   for row in table:
-    ends = row.old, row.new
-    widths = [encoders[x]['encoder']['embedding_dim'] for x in ends]
-    if row.definition['name'] == 'identity' and widths[0] != widths[1]:
+    old, new = (
+      encoders[x]['encoder']['embedding_dim'] for x in (row.old, row.new)
+    )
+    if row.definition['name'] == 'identity' and old != new:
       raise ValueError(
         f'alignments[{row.name!r}]: the identity needs encoders of one width, '
-        f'got embedding_dim={widths[0]} ({row.old}) and {widths[1]} '
-        f'({row.new}).'
+        f'got embedding_dim={old} ({row.old}) and {new} ({row.new}).'
       )
 
 
-def _how(config, preemption) -> running.How:
-  keys = {field.name for field in dataclasses.fields(running.How)}
-  return running.How(
+def _how(config, preemption) -> parallel.How:
+  keys = {field.name for field in dataclasses.fields(parallel.How)}
+  return parallel.How(
     preemption, **{k: v for k, v in config.run.items() if k in keys}
   )
 
@@ -133,9 +122,8 @@ def claim(config: ConfigDict, workdir: pathlib.Path):
   digest = hashlib.sha256(common.to_json_best_effort().encode())
   digest.update(code.package_digest())
   parallel.check_same('config or code', digest.digest())
-  error = None
-  if parallel.is_main():
-    try:
+  with parallel.together():
+    if parallel.is_main():
       workdir.mkdir(parents=True, exist_ok=True)
       path = workdir / 'config.json'
       name = artifact.read_json(path).get('name', config.name)
@@ -145,9 +133,6 @@ def claim(config: ConfigDict, workdir: pathlib.Path):
           f'{config.name!r}: choose another --workdir.'
         )
       artifact.write_json(path, json.loads(held))
-    except (OSError, ValueError) as failure:
-      error = failure
-  parallel.raise_together(error)
 
 
 def run(
@@ -163,19 +148,18 @@ def run(
   """
   how = _how(config, preemption)
   workdir = artifact.Workdir(path, config.stages, config.run.anew)
-  last = max(STAGES.index(stage) for stage in config.stages)
-  data = None
-  if not config.embed.source:
-    data = _describe(config, how)
-  results, logs, tables = [], {}, {'served': [], 'sequence': []}
-  for seed in config.seeds:
-    one = stage_seed.Seed(config, workdir, how, data, seed, logs)
-    if last <= STAGES.index('encode'):
-      one.encode(list(config.encoders))
+  data = None if config.embed.source else _describe(config, how)
+  seeds = [
+    stage_seed.Seed(config, workdir, how, data, seed) for seed in config.seeds
+  ]
+  for seed in seeds:
+    if set(config.stages) == {'encode'}:
+      seed.encode(list(config.encoders))
       continue
-    one.embed()
-    if last >= STAGES.index('align'):
-      results += one.table(last, tables)
+    seed.embed()
+    if set(config.stages) - {'encode', 'embed'}:
+      seed.table()
+  results = [result for seed in seeds for result in seed.results]
   if workdir.found:
     logging.info(
       'There already: %s.',
@@ -183,7 +167,7 @@ def run(
     )
   if 'report' in config.stages and parallel.is_main():
     preemption.raise_if_requested('The run, before its report,')
-    _report(config, workdir, results, logs, tables)
+    _report(config, workdir, results, seeds)
   return results
 
 
@@ -194,23 +178,26 @@ def _describe(config, how) -> dataset.Data:
   names = stage_seed.needed(config, stage_seed.rows(config))
   for name in stage_seed.in_order(encoders, names):
     encode.check_data(data, encoders[name], how)
-  source = dataset.open_split(data, data['train_split'], how, in_memory=False)
+  source = dataset.open_split(data, data['train_split'], how)
   size = len(dataset.split_rows(data, source)[0])
   recipe = config.align.to_dict()
   optim.from_recipe(recipe, optim.num_steps(recipe, size))
   return data
 
 
-def _report(config, workdir, results, logs, tables):
-  training = {}
-  for name, result in logs.items():
-    paths = sorted(result.directory.glob('logs/*/metrics.jsonl'))
-    if paths:
-      training[name] = paths[0]
-  for name, paths in tables.items():
-    if paths:
-      table = pd.concat([pd.read_csv(path) for path in paths])
-      table.to_csv(workdir.path / f'{name}.csv', index=False)
+def _report(config, workdir, results, seeds):
+  training = {
+    name: path
+    for seed in seeds
+    for name, result in seed.trained.items()
+    for path in result.directory.glob('logs/*/metrics.jsonl')
+  }
+  tables = {'served': [], 'sequence': []}
+  for name, held in tables.items():
+    paths = [x.directory / f'{name}.csv' for x in workdir.results.values()]
+    held += [pd.read_csv(path) for path in paths if path.exists()]
+    if held:
+      pd.concat(held).to_csv(workdir.path / f'{name}.csv', index=False)
   report.write(
     workdir.path,
     results,
@@ -221,7 +208,7 @@ def _report(config, workdir, results, logs, tables):
     training=training,
     main=config.main_alignment,
     stale=workdir.stale,
-    sequence=[pd.read_csv(path) for path in tables['sequence']],
+    sequence=tables['sequence'],
   )
   logging.info('The report is %s.', workdir.path / 'report.md')
 
@@ -247,7 +234,7 @@ def versions() -> dict[str, str]:
   }
 
 
-def _version(package: str) -> str:
+def _version(package):
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:

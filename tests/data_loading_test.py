@@ -4,28 +4,30 @@ import numpy as np
 import pytest
 from absl import flags
 
-from fastfill_jax import data
+from fastfill_jax.data import loading, opening, transforms
 
 _KEYS = {'image', 'label', 'index'}
 
 
 def _source(size=200):
-  return data.open_source(
+  return opening.open_source(
     'fake', 'train', image_size=8, train_examples=size, num_classes=7
   )
 
 
 def _loader(source, indices, name='pad_crop_flip', **changes):
-  options = {'batch_size': 30, 'seed': 1, 'num_steps': 9, 'num_threads': 2}
-  return data.loader(
-    source, indices, data.make_transform(name), **(options | changes)
+  options = {'batch_size': 30, 'seed': 1, 'num_threads': 2} | changes
+  stop = options.pop('num_steps', 9)
+  batches = loading.loader(
+    source, indices, transforms.make_transform(name), **options
   )
+  return itertools.islice(batches, stop - options.get('start_step', 0))
 
 
 def _in_order(source, indices, name='pad_crop_flip', **changes):
   options = {'batch_size': 30, 'seed': 1, 'num_threads': 2}
-  return data.batches_in_order(
-    source, indices, data.make_transform(name), **(options | changes)
+  return loading.batches_in_order(
+    source, indices, transforms.make_transform(name), **(options | changes)
   )
 
 
@@ -132,17 +134,9 @@ def test_worker_processes_compute_the_same():
   _assert_same(whole, workers)
 
 
-def test_endless_by_default():
-  batches = _loader(_source(), [0, 1], batch_size=2, num_steps=None)
-  assert len(list(itertools.islice(batches, 50))) == 50
-  batches.close()
-
-
 def test_simclr_gives_two_views():
-  views = data.make_transform('simclr', size=8)
-  batches = data.loader(
-    _source(), np.arange(9), views, batch_size=4, seed=0, num_steps=1
-  )
+  views = transforms.make_transform('simclr', size=8)
+  batches = loading.loader(_source(), np.arange(9), views, batch_size=4, seed=0)
   assert next(batches)['image'].shape == (4, 2, 8, 8, 3)
 
 
@@ -182,17 +176,10 @@ def test_in_order_augmentation_depends_on_seed_view_and_row_alone():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'indices': []}, r'shape \(0,\)'),
-    ({'indices': [[1]]}, r'shape \(1, 1\)'),
-    ({'indices': [0.5]}, 'float64'),
-    ({'indices': [0, 200]}, 'from 0 to 200: the source has rows 0 to 199'),
-    ({'indices': [-1]}, 'from -1'),
+    ({'indices': []}, 'no indices'),
     ({'batch_size': 0}, 'batch_size=0'),
     ({'batch_size': 31, 'process_count': 2}, 'multiple of the 2 processes'),
-    ({'process_index': 1}, 'process_index=1, process_count=1'),
-    ({'seed': -1}, 'seed=-1'),
-    ({'num_threads': -1}, 'num_threads=-1'),
-    ({'prefetch': 0}, 'prefetch=0'),
+    ({'num_workers': -1}, 'num_workers=-1'),
   ],
 )
 def test_bad_arguments_are_refused_at_once(changes, message):
@@ -202,13 +189,6 @@ def test_bad_arguments_are_refused_at_once(changes, message):
       make(_source(), **changes)
 
 
-def test_steps_and_views_out_of_range():
-  with pytest.raises(ValueError, match='start_step=10: give 0 to num_steps=9'):
-    _loader(_source(), [1], start_step=10)
-  with pytest.raises(ValueError, match='view=-1'):
-    _in_order(_source(), [1], view=-1)
-
-
 def test_mixed_shapes_and_broken_images_are_named(tmp_path):
   import cv2
 
@@ -216,7 +196,7 @@ def test_mixed_shapes_and_broken_images_are_named(tmp_path):
   folder.mkdir(parents=True)
   for size in (4, 5):
     cv2.imwrite(str(folder / f'{size}.png'), np.zeros((size, 4, 3), np.uint8))
-  source = data.open_source('image_folder', 'train', data_dir=tmp_path)
+  source = opening.open_source('image_folder', 'train', data_dir=tmp_path)
   with pytest.raises(ValueError, match=r'\(4, 4, 3\), \(5, 4, 3\)'):
     next(_in_order(source, [0, 1], 'none'))
   (folder / '5.png').write_bytes(b'nothing')

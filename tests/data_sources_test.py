@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fastfill_jax import data
+from fastfill_jax.data import opening, pixels
 
 
 def _png(value):
@@ -10,7 +10,7 @@ def _png(value):
 
 
 def test_digits():
-  train, test = (data.open_source('digits', s) for s in ('train', 'test'))
+  train, test = (opening.open_source('digits', s) for s in ('train', 'test'))
   assert (len(train), len(test)) == (1000, 797)
   assert train.num_classes == test.num_classes == 10
   assert train[0]['image'].shape == (8, 8, 1)
@@ -21,7 +21,7 @@ def test_digits():
 
 
 def test_ids_are_distinct_over_splits():
-  sources = [data.open_source('digits', s) for s in ('train', 'test')]
+  sources = [opening.open_source('digits', s) for s in ('train', 'test')]
   ids = np.concatenate([source.ids for source in sources])
   assert len(np.unique(ids)) == 1797
   assert ids.dtype == np.int32
@@ -37,26 +37,26 @@ def test_fake_has_the_shape_asked_for_and_repeats():
     'test_examples': 9,
   }
   train, again, test = (
-    data.open_source('fake', split, **options)
+    opening.open_source('fake', split, **options)
     for split in ('train', 'train', 'test')
   )
   assert (len(train), len(test), train.num_classes) == (20, 9, 6)
   assert train[3]['image'].shape == (12, 12, 1)
   np.testing.assert_array_equal(train[3]['image'], again[3]['image'])
   assert not np.array_equal(train[3]['image'], test[3]['image'])
-  groups = data.group_of_class(train.labels, train.column('coarse_label'), 6)
-  np.testing.assert_array_equal(groups, [0, 0, 0, 1, 1, 1])
+  groups = train.column('coarse_label')
+  np.testing.assert_array_equal(groups, train.labels // 3)
   for wrong in ({'num_groups': 11}, {'num_classes': 0}, {'channels': 2}):
     with pytest.raises(ValueError, match='give 1'):
-      data.open_source('fake', 'train', **wrong)
+      opening.open_source('fake', 'train', **wrong)
 
 
 @pytest.mark.parametrize('encoded', [False, True])
 def test_fake_can_be_learnt(encoded):
   train, test = (
-    np.stack([data.decode(e['image']).ravel() for e in source]).astype(float)
+    np.stack([pixels.decode(e['image']).ravel() for e in source]).astype(float)
     for source in (
-      data.open_source('fake', split, image_size=16, encoded=encoded)
+      opening.open_source('fake', split, image_size=16, encoded=encoded)
       for split in ('train', 'test')
     )
   )
@@ -79,16 +79,15 @@ def test_image_folder(tmp_path):
       (folder / f'{number}.JPG').write_bytes(_png(number + ord(identity[1])))
     (folder / 'notes.txt').touch()
   train, test = (
-    data.open_source('image_folder', split, data_dir=tmp_path)
+    opening.open_source('image_folder', split, data_dir=tmp_path)
     for split in ('train', 'test')
   )
   # Training classes first, then the new ones; one number in both splits.
   assert train.label_names == test.label_names == ('n2', 'n5', 'n1')
   np.testing.assert_array_equal(train.labels, [0, 0, 1])
   np.testing.assert_array_equal(test.labels, [2, 1, 1])
-  assert data.decode(test[2]['image'])[0, 0, 0] == 1 + ord('5')
-  assert data.is_prepared('image_folder', tmp_path)
-  held = data.open_source(
+  assert pixels.decode(test[2]['image'])[0, 0, 0] == 1 + ord('5')
+  held = opening.open_source(
     'image_folder', 'test', data_dir=tmp_path, in_memory=True
   )
   assert held[2]['image'][0, 0, 0] == 1 + ord('5')
@@ -96,25 +95,26 @@ def test_image_folder(tmp_path):
     cv2.imencode('.png', np.zeros((9, 9, 3), np.uint8))[1].tobytes()
   )
   with pytest.raises(ValueError, match=r'\(4, 5, 3\) and row 1 is \(9, 9, 3\)'):
-    data.open_source('image_folder', 'test', data_dir=tmp_path, in_memory=True)
+    opening.open_source(
+      'image_folder', 'test', data_dir=tmp_path, in_memory=True
+    )
 
 
 def test_image_folder_refuses(tmp_path):
   for data_dir in (None, tmp_path, tmp_path / 'nowhere'):
-    assert not data.is_prepared('image_folder', data_dir)
     with pytest.raises(FileNotFoundError, match='<data_dir>/train/<class>'):
-      data.open_source('image_folder', 'train', data_dir=data_dir)
+      opening.open_source('image_folder', 'train', data_dir=data_dir)
   (tmp_path / 'train' / 'n1').mkdir(parents=True)
   with pytest.raises(ValueError, match=r"'test': choose from \['train'\]"):
-    data.open_source('image_folder', 'test', data_dir=tmp_path)
+    opening.open_source('image_folder', 'test', data_dir=tmp_path)
   with pytest.raises(ValueError, match='no image'):
-    data.open_source('image_folder', 'train', data_dir=tmp_path)
+    opening.open_source('image_folder', 'train', data_dir=tmp_path)
 
 
 def test_unknown_splits_and_options_are_named():
   for name in ('digits', 'fake'):
     with pytest.raises(ValueError, match=r"\['test', 'train'\]"):
-      data.open_source(name, 'validation')
+      opening.open_source(name, 'validation')
   for name, accepted in (
     ('digits', r'\[\]'),
     ('fake', "'image_size', .*'train_examples'"),
@@ -123,4 +123,4 @@ def test_unknown_splits_and_options_are_named():
     with pytest.raises(
       ValueError, match=rf"\['sise'\]: it accepts .*{accepted}"
     ):
-      data.open_source(name, 'train', sise=3)
+      opening.open_source(name, 'train', sise=3)

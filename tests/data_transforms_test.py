@@ -71,13 +71,6 @@ def test_decode_ignores_the_cameras_orientation():
   assert pixels.decode(_encode(image, 'JPEG', exif=exif)).shape == (8, 16, 3)
 
 
-def test_decode_falls_back_to_pillow():
-  image = PIL.Image.fromarray(_image(8, 8))
-  data = _encode(image, 'PCX')
-  assert cv2.imdecode(np.frombuffer(data, np.uint8), 1) is None
-  np.testing.assert_array_equal(pixels.decode(data), np.asarray(image))
-
-
 @pytest.mark.parametrize('data', [b'', b'no image', b'\xff\xd8\xff\xe0'])
 def test_decode_refuses_what_is_no_image(data):
   with pytest.raises(ValueError, match='no readable image'):

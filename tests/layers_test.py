@@ -6,7 +6,7 @@ import pathlib
 _PACKAGE = pathlib.Path(__file__).parent.parent / 'fastfill_jax'
 _FLOORS = (
   {'parallel', 'choices', 'losses', 'metrics'},
-  {'policies', 'models', 'running', 'storage', 'curve', 'index'},
+  {'policies', 'models', 'storage', 'curve', 'index'},
   {'data', 'training', 'report', 'stores'},
   {'methods'},
   {'stages', 'forecast', 'backfill'},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fastfill_jax import curve, methods, policies, running
+from fastfill_jax import curve, methods, parallel, policies
 from fastfill_jax.methods import network
 from fastfill_jax.training import loop
 
@@ -32,7 +32,7 @@ class _Never:
     return False
 
 
-_HOW = running.How(_Never(), log_every=1000, checkpoint_every=1000)
+_HOW = parallel.How(_Never(), log_every=1000, checkpoint_every=1000)
 
 
 @dataclasses.dataclass(frozen=True)

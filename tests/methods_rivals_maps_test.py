@@ -7,9 +7,9 @@ import pytest
 import scipy.linalg
 
 from configs import base, digits, embeddings
-from fastfill_jax import methods, parallel, pipeline, policies, running
+from fastfill_jax import methods, parallel, pipeline, policies
 from fastfill_jax.methods import drift_adapter, lambda_orthogonality
-from fastfill_jax.stages import readable
+from fastfill_jax.stages import gallery
 
 WIDTH = 3
 
@@ -70,7 +70,7 @@ def fit(tmp_path, name, views, num_epochs=150, **changes):
     'warmup_epochs': 1,
     'optimizer': {'name': 'adam', 'learning_rate': 0.03, 'weight_decay': 0.0},
   }
-  how = running.How(parallel.Preemption())
+  how = parallel.How(parallel.Preemption())
   method = methods.make(name, **changes)
   directory = tmp_path / name / 'seed0'
   directory.mkdir(parents=True)
@@ -138,7 +138,7 @@ def test_what_methods_read():
 
 def test_no_policy_compares_a_turned_gallery_with_the_new_classifier():
   aligned = np.zeros((4, WIDTH))
-  available = readable.readable({}, 'new', aligned, None, 0, None)
+  available = gallery.readable({}, 'new', aligned, None, 0, None)
   names = ['random', 'entropy', 'prototype']
   orders, left_out = policies.make_orders(names, available)
   assert list(orders) == ['random']

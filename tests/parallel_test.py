@@ -38,16 +38,17 @@ def test_one_process_gathers_itself():
 
 
 def test_one_process_raises_its_own_error():
-  parallel.raise_together(None)
-  with pytest.raises(OSError, match='gone'):
-    parallel.raise_together(OSError('gone'))
+  with parallel.together():
+    pass
+  with pytest.raises(OSError, match='gone'), parallel.together():
+    raise OSError('gone')
 
 
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (('host:1', None, 0), 'num_processes=None'),
-    ((None, 2, 0), 'need --coordinator_address'),
+    (('host:1', None, 0), 'go together, got host:1, None, 0'),
+    ((None, 2, 0), 'go together, got None, 2, 0'),
     (('host:1', 2, 2), r'process_id=2 is not in \[0, num_processes=2\)'),
   ],
 )
@@ -67,3 +68,12 @@ def test_sigterm_is_noticed():
       preemption.raise_if_requested('here')
   finally:
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['log_every', 'checkpoint_every', 'evaluate_every', 'embed_batch_size'],
+)
+def test_what_is_out_of_range_is_named(name):
+  with pytest.raises(ValueError, match=f'run.{name}=0; it must be at least 1'):
+    parallel.How(None, **{name: 0})

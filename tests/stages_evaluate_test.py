@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import report_cases
 
-from fastfill_jax import curve, policies, report, running
+from fastfill_jax import curve, parallel, policies, report
 from fastfill_jax.methods import method
 from fastfill_jax.stages import align, evaluate, serve
 from fastfill_jax.storage import arrays, artifact
 
 _SIZE, _STEPS = 60, 4
 _POLICIES = ('random', 'sigma', 'entropy', 'class_mean', 'distance')
-_HOW = running.How(None, sweep_backend='numba')
+_HOW = parallel.How(None, sweep_backend='numba')
 
 
 @pytest.fixture

@@ -36,11 +36,10 @@ def _digests(change=lambda config: None, config=None):
   how = pipeline._how(config, parallel.Preemption())
   data = dataset.describe(config.data.to_dict(), how)
   recorder = _Recorder()
-  one = seed.Seed(config, recorder, how, data, 0, {})
+  one = seed.Seed(config, recorder, how, data, 0)
   one.embed()
   for row in seed.rows(config):
-    one.align(row)
-    one._evaluate(row)
+    one.evaluate(row)
   return recorder.made
 
 

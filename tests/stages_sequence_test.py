@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastfill_jax import curve, policies, running
+from fastfill_jax import curve, parallel, policies
 from fastfill_jax.methods import method
 from fastfill_jax.stages import align, sequence
 from fastfill_jax.storage import arrays, artifact
@@ -50,7 +50,7 @@ def case(tmp_path, monkeypatch):
   def run(maps, names=('random', 'distance'), switches=(0.0, 0.5, 1.0)):
     sequence.sequence(
       tmp_path,
-      running.How(None, sweep_backend='numba'),
+      parallel.How(None, sweep_backend='numba'),
       definition={},
       **maps,
       embedded=dict.fromkeys(('old', 'new', 'newer', 'columns'), one),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fastfill_jax import parallel, running
+from fastfill_jax import parallel
 from fastfill_jax.storage import artifact, code
 
 
@@ -17,7 +17,7 @@ class _Preemption:
       raise parallel.Preempted(where)
 
 
-_HOW = running.How(_Preemption())
+_HOW = parallel.How(_Preemption())
 
 
 def _writer(text):
@@ -68,7 +68,7 @@ def test_how_changes_nothing(tmp_path):
   def build(directory, how):
     seen.append(how)
 
-  hows = [running.How(_Preemption(), num_workers=i) for i in (0, 2)]
+  hows = [parallel.How(_Preemption(), num_workers=i) for i in (0, 2)]
   for how in hows:
     workdir.make('new', 'seed0', build, how)
   assert seen == hows[:1]
@@ -79,7 +79,7 @@ def test_a_stop_is_obeyed_before_a_result_is_begun(tmp_path):
   made = _make(workdir, name='there')
   asked = _Preemption()
   asked.asked = True
-  how = running.How(asked)
+  how = parallel.How(asked)
   assert workdir.make('new', 'there', _writer(''), how) == made
   with pytest.raises(parallel.Preempted, match='before new/other'):
     workdir.make('new', 'other', _writer(''), how)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastfill_jax import parallel, running
+from fastfill_jax import parallel
 from fastfill_jax.training import loop, optim
 
 
@@ -27,7 +27,7 @@ class _At(_Never):
     return step == self._step
 
 
-_HOW = running.How(_Never(), log_every=3, checkpoint_every=4)
+_HOW = parallel.How(_Never(), log_every=3, checkpoint_every=4)
 
 
 def _batches(start):

@@ -1,10 +1,8 @@
-"""Makes ArrayRecord data sets, without TensorFlow or Beam.
+"""Converts data sets that TFDS prepared as TFRecord, without TensorFlow.
 
-From data sets that TFDS prepared as TFRecord (every one below --from):
   python -m fastfill_jax.data.convert --from=~/tensorflow_datasets --to=DIR
-From folders of images, `<from>/{train,test}/<class>/<image>.jpg`:
-  python -m fastfill_jax.data.convert --from=VGGFace2 --to=DIR
-which are then opened as 'vgg_face2'. Image bytes are copied as they are.
+
+Every one below --from becomes ArrayRecord; examples are copied as they are.
 """
 
 import argparse
@@ -16,80 +14,40 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 
-from fastfill_jax.data import folders
-
-
-def _crc_table() -> list[int]:
-  table = []
-  for byte in range(256):
-    crc = byte
-    for _ in range(8):
-      crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)  # Castagnoli's.
-    table.append(crc)
-  return table
-
-
-_CRC_TABLE = _crc_table()
-
-
-def masked_crc32c(data: bytes) -> int:
-  """Computes TFRecord's checksum: CRC-32C, rotated, plus a constant."""
-  crc = 0xFFFFFFFF
-  for byte in data:
-    crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
-  crc ^= 0xFFFFFFFF
-  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
 
 def read_tfrecord(path: str | os.PathLike[str]) -> Iterator[bytes]:
   """Yields the records of a TFRecord file.
 
   A record is its length (8 bytes), the length's checksum (4), the data, and
-  the data's checksum (4). The length's checksum is verified, which finds a
-  file that is none or a record that is not where it should be; the data's is
-  not: in Python that would take hours for ImageNet.
-
-  Args:
-    path: the file.
-
-  Yields:
-    Every record's data.
+  the data's checksum (4). Checksums are not verified: in Python that would take
+  hours for ImageNet. A file that is none says lengths that lead beyond its end.
 
   Raises:
     ValueError: the file is cut off or is no TFRecord file.
   """
+  size = os.path.getsize(path)
   with open(path, 'rb') as file:
-    offset = 0
-    while header := file.read(12):
-      if len(header) < 12:
-        raise ValueError(f'{path} is cut off at byte {offset + len(header)}')
-      length, checksum = struct.unpack('<QI', header)
-      if masked_crc32c(header[:8]) != checksum:
+    while (offset := file.tell()) < size:
+      header = file.read(12)
+      end = size + 1
+      if len(header) == 12:
+        end = offset + 16 + struct.unpack('<Q', header[:8])[0]
+      if end > size:
         raise ValueError(
-          f'{path} is damaged at byte {offset}, or no uncompressed TFRecord '
-          'file: the checksum of a length is wrong'
+          f'{path} is cut off or damaged at byte {offset}, or no uncompressed '
+          'TFRecord file'
         )
-      body = file.read(length + 4)
-      if len(body) < length + 4:
-        raise ValueError(
-          f'{path} is cut off at byte {offset + 12 + len(body)}: its last '
-          f'record should end at byte {offset + 16 + length}'
-        )
-      yield body[:length]
-      offset += 16 + length
+      yield file.read(end - offset - 16)
+      file.seek(end)
 
 
 def convert_tfrecord(
   source: str | os.PathLike[str], target: str | os.PathLike[str]
 ) -> str:
-  """Converts one version of one data set.
+  """Converts one version of one data set, and says what was done.
 
-  Args:
-    source: the folder of its dataset_info.json.
-    target: the new folder; it appears when all is written.
-
-  Returns:
-    What was done, for the user.
+  `source` is the folder of its dataset_info.json; `target` appears when all is
+  written.
 
   Raises:
     ValueError: the source is of another format, or a file is damaged or holds
@@ -109,9 +67,7 @@ def convert_tfrecord(
   part = target.with_name(f'{target.name}.part')
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
-  expected = sum(
-    int(length) for s in info['splits'] for length in s['shardLengths']
-  )
+  lengths = [int(x) for split in info['splits'] for x in split['shardLengths']]
   copied = 0
   for path in sorted(source.iterdir()):
     if '.tfrecord' in path.name:
@@ -119,10 +75,10 @@ def convert_tfrecord(
       copied += _copy_records(path, part / name)
     elif path.is_file():
       shutil.copy(path, part)
-  if copied != expected:
+  if copied != sum(lengths):
     raise ValueError(
       f'{source} holds {copied} records where its dataset_info.json says '
-      f'{expected}'
+      f'{sum(lengths)}'
     )
   info['fileFormat'] = 'array_record'
   (part / 'dataset_info.json').write_text(json.dumps(info, indent=2))
@@ -143,31 +99,6 @@ def _copy_records(source: pathlib.Path, target: pathlib.Path) -> int:
   return count
 
 
-def convert_folders(
-  source: str | os.PathLike[str], target: str | os.PathLike[str]
-) -> str:
-  """Writes folders of images as the TFDS data set 'vgg_face2'.
-
-  Args:
-    source: the folder of the splits.
-    target: the data_dir to write under.
-
-  Returns:
-    What was done, for the user.
-  """
-  from fastfill_jax.data import vgg_face2
-
-  builder = vgg_face2.VggFace2(
-    folder=os.fspath(source),
-    data_dir=os.fspath(target),
-    file_format='array_record',
-  )
-  if builder.is_prepared():
-    return f'there already: {builder.data_path}'
-  builder.download_and_prepare()
-  return f'written: {builder.data_path}'
-
-
 def main(argv: Sequence[str] | None = None):
   """Converts what is found, saying what is done."""
   parser = argparse.ArgumentParser(
@@ -179,26 +110,16 @@ def main(argv: Sequence[str] | None = None):
   source = pathlib.Path(flags.source).expanduser()
   target = pathlib.Path(flags.target).expanduser()
   prepared = sorted(path.parent for path in source.rglob('dataset_info.json'))
-  if not prepared and not folders.splits(source):
-    parser.error(
-      f'--from={source}: neither a dataset_info.json below it nor folders '
-      '<split>/<class>/<image>'
-    )
   if not prepared:
-    print(convert_folders(source, target))
+    parser.error(f'--from={source}: no dataset_info.json below it')
   for folder in prepared:
+    # TFDS finds a data set by <name>/<version>, whichever --from was given.
+    root = source if folder != source else source.parent.parent
     try:
-      print(convert_tfrecord(folder, target / _relative(folder, source)))
+      print(convert_tfrecord(folder, target / folder.relative_to(root)))
     except ValueError as error:
       print(f'not converted: {error}', file=sys.stderr)
       sys.exit(1)
-
-
-def _relative(folder: pathlib.Path, source: pathlib.Path) -> pathlib.Path:
-  # TFDS finds a data set by <name>/<version>, whichever --from was given.
-  if folder == source:
-    return pathlib.Path(source.parent.name, source.name)
-  return folder.relative_to(source)
 
 
 if __name__ == '__main__':

@@ -7,27 +7,19 @@ beside it: what the examples are, wherever they lie.
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from fastfill_jax import parallel, running
-from fastfill_jax.data import (
-  loading,
-  opening,
-  pixels,
-  sources,
-  subsets,
-  transforms,
-)
+from fastfill_jax import parallel
+from fastfill_jax.data import opening, pixels, sources, subsets
 
 Data = dict[str, Any]
-How = running.How
 
 
-def describe(data: Data, how: How) -> Data:
+def describe(data: Data, how: parallel.How) -> Data:
   """The description with the fingerprints of its splits.
 
   Raises:
@@ -35,10 +27,8 @@ def describe(data: Data, how: How) -> Data:
       another process has other examples.
   """
   names = {data['train_split'], data['gallery_split'], data['query_split']}
-  prints = {
-    split: open_split(data, split, how, in_memory=False).fingerprint()
-    for split in sorted(names - {''})
-  }
+  names = sorted(names - {''})
+  prints = {x: open_split(data, x, how).fingerprint() for x in names}
   if data['group_file']:
     content = pathlib.Path(data['group_file']).read_bytes()
     prints['group_file'] = hashlib.sha256(content).hexdigest()[:16]
@@ -47,42 +37,30 @@ def describe(data: Data, how: How) -> Data:
 
 def of_training(data: Data) -> Data:
   """What of the description a trained encoder depends on."""
-  train = data['train_split']
-  dropped = {data['gallery_split'], data['query_split']} - {train}
+  searched = ('gallery_split', 'query_split')
+  dropped = {data[key] for key in searched} - {data['train_split']}
   prints = {k: v for k, v in data['fingerprints'].items() if k not in dropped}
-  kept = {
-    k: v for k, v in data.items() if k not in ('gallery_split', 'query_split')
-  }
+  kept = {k: v for k, v in data.items() if k not in searched}
   return kept | {'fingerprints': prints}
 
 
 def open_split(
-  data: Data, split: str, how: How, in_memory: bool | None = None
+  data: Data, split: str, how: parallel.How, in_memory: bool = False
 ) -> sources.Source:
-  """Opens a split; every process or none goes on.
-
-  Args:
-    data: The description.
-    split: Its name.
-    how: Where it lies.
-    in_memory: Whether to decode it now; None: as `how` says.
+  """Opens a split, decoded now if `in_memory`; every process or none goes on.
 
   Raises:
     ValueError: As `describe`.
   """
-  source, error = None, None
-  try:
+  with parallel.together():
     source = opening.open_source(
       data['name'],
       split,
       data_dir=how.data_dir,
-      in_memory=how.in_memory if in_memory is None else in_memory,
+      in_memory=in_memory,
       cache_dir=how.label_dir,
       **data['options'],
     )
-  except (ValueError, OSError) as failure:
-    error = failure
-  parallel.raise_together(error)
   labels = hashlib.sha256(np.ascontiguousarray(source.labels)).digest()
   parallel.check_same(f'{split!r} split', labels)
   return source
@@ -103,8 +81,10 @@ def split_rows(
   return rows[seen[rows]], validation[seen[validation]]
 
 
-def searched_rows(data: Data, source: sources.Source) -> np.ndarray:
-  """Rows of the gallery or the queries: all, or of the held-out classes."""
+def embedded_rows(data: Data, source: sources.Source, split: str) -> np.ndarray:
+  """Of 'train' the rows to train on, else all or those of held-out classes."""
+  if split == 'train':
+    return split_rows(data, source)[0]
   if not data['held_out']:
     return np.arange(len(source))
   return np.flatnonzero(np.isin(source.labels, data['held_out']))
@@ -112,17 +92,14 @@ def searched_rows(data: Data, source: sources.Source) -> np.ndarray:
 
 def groups(data: Data, source: sources.Source) -> np.ndarray | None:
   """True for examples of the minority, bool [example]; None without groups."""
-  minority = set(data['minority'])
   if data['group_file']:
-    of_class, names = subsets.read_groups(
-      data['group_file'], source.label_names
-    )
-    group = np.array(names)[of_class][source.labels]
+    of_class = subsets.read_groups(data['group_file'], source.label_names)
+    group = of_class[source.labels]
   elif data['group_column']:
     group = source.column(data['group_column'])
   else:
     return None
-  known = set(np.unique(group).tolist())
+  minority, known = set(data['minority']), set(np.unique(group).tolist())
   if not minority or minority - known:
     raise ValueError(
       f'data.minority={data["minority"]}: name one or more of the groups '
@@ -135,21 +112,20 @@ def select_rows(
   data: Data, recipe: dict[str, Any], source: sources.Source, rows: np.ndarray
 ) -> np.ndarray:
   """The rows that one encoder is trained on: its classes, its minority cut."""
-  cut = None
-  if recipe['minority_fraction'] != 1:
+  cut, kept = (), recipe['minority_fraction']
+  if kept != 1:
     minority = groups(data, source)
     if minority is None:
       raise ValueError(
-        f'minority_fraction={recipe["minority_fraction"]} needs '
-        'data.group_column or data.group_file.'
+        f'minority_fraction={kept} needs data.group_column or data.group_file.'
       )
-    minority_classes = np.unique(source.labels[minority]).tolist()
-    cut = dict.fromkeys(minority_classes, recipe['minority_fraction'])
+    cut = np.unique(source.labels[minority]).tolist()
   picked = subsets.select(
     source.labels[rows],
     num_classes=source.num_classes,
     classes=tuple(recipe['classes']) or recipe['class_fraction'],
-    fraction_of_class=cut,
+    cut=cut,
+    kept=kept,
   )
   return rows[picked]
 
@@ -157,54 +133,3 @@ def select_rows(
 def normaliser(data: Data) -> Callable[[jax.Array], jax.Array]:
   """uint8 images to float32 ones of the data set's mean and deviation."""
   return functools.partial(pixels.normalise, mean=data['mean'], std=data['std'])
-
-
-def example(
-  data: Data, source: sources.Source, transform: transforms.Transform
-) -> np.ndarray:
-  """One transformed image, uint8 [1, (view,) height, width, channel]."""
-  image = pixels.decode(source[0]['image'], source.channels)
-  return transform(np.random.default_rng(0), image)[None]
-
-
-def train_batches(
-  source: sources.Source,
-  rows: np.ndarray,
-  transform: transforms.Transform,
-  batch_size: int,
-  seed: int,
-  how: How,
-  start_step: int,
-) -> Iterator[dict[str, np.ndarray]]:
-  """This process's shuffled batches from a step on, without end."""
-  return loading.loader(
-    source,
-    rows,
-    transform,
-    batch_size=batch_size,
-    seed=seed,
-    start_step=start_step,
-    process_index=parallel.process_index(),
-    process_count=parallel.process_count(),
-    num_workers=how.num_workers,
-  )
-
-
-def eval_batches(
-  data: Data,
-  source: sources.Source,
-  rows: np.ndarray,
-  batch_size: int,
-  how: How,
-) -> Iterator[dict[str, np.ndarray]]:
-  """This process's share of one pass in order; masked by 'where'."""
-  return loading.batches_in_order(
-    source,
-    rows,
-    transforms.make_transform(**data['eval_transform']),
-    batch_size=batch_size,
-    seed=0,
-    process_index=parallel.process_index(),
-    process_count=parallel.process_count(),
-    num_workers=how.num_workers,
-  )

@@ -1,7 +1,6 @@
 """Opens a data set by name."""
 
 import inspect
-import os
 
 from fastfill_jax.data import folders, records, sources
 
@@ -17,9 +16,9 @@ def open_source(
   name: str,
   split: str,
   *,
-  data_dir: str | os.PathLike[str] | None = None,
+  data_dir: sources.Path | None = None,
   in_memory: bool = False,
-  cache_dir: str | os.PathLike[str] | None = None,
+  cache_dir: sources.Path | None = None,
   **options,
 ) -> sources.Source:
   """Opens one split of a data set.
@@ -39,42 +38,20 @@ def open_source(
     **options: of 'fake', or `label_key` for TFDS names: the feature that is
       the label.
 
-  Returns:
-    The split.
-
   Raises:
     FileNotFoundError: the data is not there; the message names the command
       that prepares it, and its size.
     ValueError: an unknown option, split, label or file format, or no example.
   """
   opener = _OPENERS.get(name, records.Records)
+  given = {'name': name, 'split': split}
+  given |= {'data_dir': data_dir, 'cache_dir': cache_dir}
   taken = set(inspect.signature(opener).parameters)
-  common = {
-    'name': name,
-    'split': split,
-    'data_dir': data_dir,
-    'cache_dir': cache_dir,
-  }
-  accepted = taken - set(common)
-  unknown = sorted(set(options) - accepted)
+  accepted = sorted(taken - set(given))
+  unknown = sorted(set(options) - set(accepted))
   if unknown:
-    raise ValueError(
-      f'{name!r} has no option {unknown}: it accepts {sorted(accepted)}'
-    )
-  source = opener(
-    **{key: common[key] for key in taken & set(common)}, **options
-  )
+    raise ValueError(f'{name!r} has no option {unknown}: it accepts {accepted}')
+  source = opener(**{k: given[k] for k in taken & set(given)}, **options)
   if not len(source):
     raise ValueError(f'split {split!r} of {name!r} is empty')
   return sources.hold(source) if in_memory else source
-
-
-def is_prepared(
-  name: str, data_dir: str | os.PathLike[str] | None = None
-) -> bool:
-  """Says whether open_source would find the data set."""
-  if name in ('digits', 'fake'):
-    return True
-  if name == 'image_folder':
-    return bool(folders.splits(data_dir))
-  return records.find(name, data_dir) is not None

@@ -1,6 +1,5 @@
 """From an image file's bytes to pixels, and from pixels to numbers."""
 
-import io
 from collections.abc import Sequence
 
 import cv2
@@ -10,46 +9,27 @@ import numpy as np
 
 
 def decode(image: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
-  """Decodes an image file's bytes; an array is passed through.
+  """The uint8 [height, width, channel] of an image file's bytes, or of itself.
 
-  Args:
-    image: the bytes of a JPEG, PNG, ... or an array [height, width, channel].
-    channels: 1 for grey, 3 for RGB, whatever the file holds.
-
-  Returns:
-    uint8 [height, width, channel].
+  With 1 channel it is grey, with 3 RGB, whatever the file holds.
 
   Raises:
     ValueError: the bytes are no image.
   """
   if isinstance(image, np.ndarray):
     return image
+  # As TensorFlow and Pillow do: the pixels as stored, whatever EXIF says.
   flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+  flag |= cv2.IMREAD_IGNORE_ORIENTATION
   data = np.frombuffer(image, np.uint8)
-  pixels = None
-  if data.size:
-    # As TensorFlow and Pillow do: the pixels as stored, whatever EXIF says.
-    pixels = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+  pixels = cv2.imdecode(data, flag) if data.size else None
   if pixels is None:
-    return _decode_by_pillow(image, channels)
+    raise ValueError(
+      f'{len(image)} bytes starting with {image[:8]!r} are no readable image'
+    )
   if channels == 1:
     return pixels[:, :, None]
   return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def _decode_by_pillow(image: bytes, channels: int) -> np.ndarray:
-  """Decodes what OpenCV has no codec for."""
-  import PIL.Image
-
-  try:
-    with PIL.Image.open(io.BytesIO(image)) as opened:
-      pixels = np.asarray(opened.convert('L' if channels == 1 else 'RGB'))
-  except OSError as error:
-    raise ValueError(
-      f'{len(image)} bytes starting with {image[:8]!r} are no readable image: '
-      f'{error}'
-    ) from error
-  return pixels[:, :, None] if channels == 1 else pixels
 
 
 def normalise(
@@ -57,15 +37,9 @@ def normalise(
 ) -> jax.Array:
   """Scales uint8 pixels to [0, 1], then to zero mean and unit deviation.
 
-  Runs on the device: a quarter of the bytes cross from the host.
-
-  Args:
-    images: uint8 [..., height, width, channel].
-    mean: per channel, or a single one; of pixels in [0, 1].
-    std: likewise.
-
-  Returns:
-    float32, the same shape.
+  Runs on the device: a quarter of the bytes cross from the host. Images are
+  uint8 [..., height, width, channel] and become float32; mean and deviation are
+  of pixels in [0, 1], one for each channel or for all.
 
   Raises:
     ValueError: images that are not uint8, or as many means as no channels.

@@ -14,20 +14,14 @@ from absl import logging
 from fastfill_jax import choices
 from fastfill_jax.data import sources
 
-# What TFDS's catalogue says of (download, prepared).
-_SIZES = {
-  'caltech_birds2011': ('1.1 GB', 'as much'),
-  'cars196': ('1.82 GiB', '1.85 GiB'),
-  'cifar10': ('162.17 MiB', '132.40 MiB'),
-  'cifar100': ('160.71 MiB', '132.03 MiB'),
-  'fashion_mnist': ('29.45 MiB', '36.42 MiB'),
-  'imagenet2012': ('144.7 GB', '155.84 GiB'),
-  'omniglot': ('17.95 MiB', 'as much'),
-  'places365_small': ('29.27 GiB', 'about as much'),
-  'stanford_online_products': ('2.87 GiB', '2.89 GiB'),
-  'vgg_face2': ('39.9 GB', 'as much'),
+# What TFDS's catalogue says of the configs' sets.
+_KNOWN = {
+  'cifar100': 'To download: 160.71 MiB; prepared: 132.03 MiB.',
+  'imagenet2012': 'To download: 144.7 GB; prepared: 155.84 GiB. Put '
+  'ILSVRC2012_img_train.tar (138 GB) and ILSVRC2012_img_val.tar (6.7 GB) into '
+  '{root}/downloads/manual.',
+  'places365_small': 'To download: 29.27 GiB; prepared: about as much.',
 }
-_LABEL_KEYS = {'stanford_online_products': 'class_id'}
 _TEST_SPLITS = {'imagenet2012': 'validation', 'places365_small': 'validation'}
 
 
@@ -39,9 +33,9 @@ class Records(sources.Source):
     name: str,
     split: str,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    label_key: str | None = None,
+    data_dir: sources.Path | None = None,
+    cache_dir: sources.Path | None = None,
+    label_key: str = 'label',
   ):
     """Opens the records; see `opening.open_source`."""
     import tensorflow_datasets as tfds
@@ -54,16 +48,12 @@ class Records(sources.Source):
     info, features = builder.info.splits[split], builder.info.features
     _check_files([str(path) for path in info.filepaths], info.num_examples)
 
-    class_keys = [
-      key
-      for key, feature in features.items()
-      if isinstance(feature, tfds.features.ClassLabel)
-    ]
-    label_key = label_key or _LABEL_KEYS.get(base, 'label')
-    if label_key not in class_keys or 'image' not in features:
+    kind = tfds.features.ClassLabel
+    classes = sorted(k for k, v in features.items() if isinstance(v, kind))
+    if label_key not in classes or 'image' not in features:
       raise ValueError(
         f'{name!r} has no image, or no class {label_key!r}: its features are '
-        f'{sorted(features)}, label_key can be any of {sorted(class_keys)}'
+        f'{sorted(features)}, label_key can be any of {classes}'
       )
     # Undecoded: the loader's threads decode, and reading labels does not.
     self._records = builder.as_data_source(
@@ -76,12 +66,10 @@ class Records(sources.Source):
       if feature.shape == () and np.issubdtype(feature.np_dtype, np.integer)
     ]
     self._version = f'{base}:{builder.info.version}'
-    self._held: dict[str, np.ndarray] | None = None
     self._cache = None
     if cache_dir is not None:
-      version = str(builder.info.version)
-      kind = '-'.join((base.replace('/', '-'), version, split))
-      self._cache = pathlib.Path(cache_dir) / f'columns-{kind}.npz'
+      file = f'columns-{base}-{builder.info.version}-{split}.npz'
+      self._cache = pathlib.Path(cache_dir) / file.replace('/', '-')
     super().__init__(
       sources.make_ids(split, list(builder.info.splits), len(self._records)),
       features[label_key].names,
@@ -102,55 +90,50 @@ class Records(sources.Source):
   def columns(self) -> dict[str, np.ndarray]:
     """All whole numbers the examples have, by name; int32 [example].
 
-    The first call reads every record once (images are not decoded, but they
-    do pass through memory), unless `cache_dir` keeps the result of an earlier
-    run.
+    The first call reads every record once, undecoded, unless `cache_dir` keeps
+    the result of an earlier run.
 
     Raises:
       ValueError: the split has no labels.
     """
-    if self._held is None:
-      held = self._read_cache()
-      if held is None:
+    if self._columns is None:
+      held = self._cache and self._read_cache()
+      if not held:
         held = self._read_columns()
-        self._write_cache(held)
-      held['label'] = held[self._label_key]
-      self._held = held
-    if self._held['label'].min(initial=0) < 0:
+        if self._cache:
+          self._write_cache(held)
+      self._columns = held | {'label': held[self._label_key]}
+    if self._columns['label'].min(initial=0) < 0:
       raise ValueError(
         f'split {self._split!r} of {self._name!r} has no labels (they are -1)'
       )
-    return self._held
+    return self._columns
 
   def _read_columns(self) -> dict[str, np.ndarray]:
     logging.info('reading the labels of %s/%s', self._name, self._split)
     held = {k: np.empty(len(self), np.int32) for k in self._number_keys}
     for start in range(0, len(self), 1024):
-      rows = range(start, min(start + 1024, len(self)))
-      for row, example in zip(
-        rows, self._records.__getitems__(list(rows)), strict=True
-      ):
-        for key in self._number_keys:
-          held[key][row] = example[key]
+      rows = list(range(start, min(start + 1024, len(self))))
+      examples = self._records.__getitems__(rows)
+      for key in self._number_keys:
+        held[key][rows] = [example[key] for example in examples]
     return held
 
-  def _read_cache(self) -> dict[str, np.ndarray] | None:
-    if self._cache is None or not self._cache.exists():
-      return None
+  def _read_cache(self) -> dict[str, np.ndarray]:
+    """What the cache holds; nothing if it is none of this split."""
+    if not self._cache.exists():
+      return {}
     try:
       with open(self._cache, 'rb') as file:
         held = dict(np.load(file))
     except (ValueError, OSError, zipfile.BadZipFile) as error:
       logging.warning('%s is read anew: %s', self._cache, error)
-      return None
-    complete = set(held) == set(self._number_keys)
-    if complete and all(len(v) == len(self) for v in held.values()):
-      return held
-    return None
+      return {}
+    sizes = {name: len(values) for name, values in held.items()}
+    complete = sizes == dict.fromkeys(self._number_keys, len(self))
+    return held if complete else {}
 
   def _write_cache(self, held: dict[str, np.ndarray]):
-    if self._cache is None:
-      return
     self._cache.parent.mkdir(parents=True, exist_ok=True)
     # Renamed when whole: several machines may write the same file.
     part = self._cache.with_suffix(f'.{uuid.uuid4().hex}.npz')
@@ -159,17 +142,11 @@ class Records(sources.Source):
 
 
 def find(
-  name: str, data_dir: str | os.PathLike[str] | None = None
+  name: str, data_dir: sources.Path | None = None
 ) -> pathlib.Path | None:
-  """Finds where a data set lies.
+  """The folder of a data set's dataset_info.json, or None.
 
-  Args:
-    name: 'cifar100', 'cifar100:3.0.2' or 'name/config'; without a version the
-      newest.
-    data_dir: by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
-
-  Returns:
-    The folder of its dataset_info.json, or None.
+  'cifar100', 'cifar100:3.0.2' or 'name/config'; without a version the newest.
 
   Raises:
     ValueError: a bucket's address.
@@ -185,7 +162,7 @@ def find(
   return versions[max(versions)] if versions else None
 
 
-def _root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+def _root(data_dir: sources.Path | None) -> pathlib.Path:
   if data_dir is None:
     data_dir = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
   if '://' in str(data_dir):
@@ -196,7 +173,7 @@ def _root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   return pathlib.Path(data_dir).expanduser()
 
 
-def _open_builder(name: str, data_dir: str | os.PathLike[str] | None):
+def _open_builder(name: str, data_dir: sources.Path | None):
   """Opens a data set's description; only ArrayRecord goes on from there."""
   import tensorflow_datasets as tfds
 
@@ -218,52 +195,36 @@ def _check_files(paths: list[str], num_examples: int):
   """Looks at the end of every file, where it says how much it holds."""
   from array_record.python import array_record_data_source
 
+  again = 'prepare the data set again, or copy it'
   missing = [path for path in paths if not os.path.exists(path)]
   if missing:
     raise FileNotFoundError(
       f'{len(missing)} of {len(paths)} record files are missing, such as '
-      f'{missing[0]}: prepare the data set again, or copy them'
+      f'{missing[0]}: {again}'
     )
   try:
     found = len(array_record_data_source.ArrayRecordDataSource(paths))
   except RuntimeError as error:
     raise ValueError(
-      f'a record file beside {paths[0]} is damaged: {error}; prepare the data '
-      'set again, or copy it'
+      f'a record file beside {paths[0]} is damaged: {error}; {again}'
     ) from error
   if found != num_examples:
     raise ValueError(
       f'{len(paths)} files such as {paths[0]} hold {found} records where '
-      f'dataset_info.json says {num_examples}: prepare the data set again'
+      f'dataset_info.json says {num_examples}: {again}'
     )
 
 
-def _how_to_prepare(name: str, data_dir: str | os.PathLike[str] | None) -> str:
+def _how_to_prepare(name: str, data_dir: sources.Path | None) -> str:
   base, root = name.partition(':')[0], _root(data_dir)
-  lines = [f'{name!r} is not prepared under {root}.']
-  known = ('digits', 'fake', 'image_folder', *_SIZES)
-  if base not in _SIZES:
-    lines[0] = lines[0].removesuffix('.') + choices.nearest(base, known)
-  if base in _SIZES:
-    download, prepared = _SIZES[base]
-    lines.append(f'To download: {download}; prepared: {prepared}.')
-  if base == 'vgg_face2':
-    lines.append(
-      'TFDS no longer has it: unpack its two archives to DIR/train and '
-      'DIR/test, then run: python -m fastfill_jax.data.convert --from=DIR '
-      f'--to={root}'
-    )
-    return ' '.join(lines)
-  if base == 'imagenet2012':
-    lines.append(
-      'Put ILSVRC2012_img_train.tar (138 GB) and ILSVRC2012_img_val.tar '
-      f'(6.7 GB) into {root}/downloads/manual.'
-    )
-  lines.append(
+  known = ('digits', 'fake', 'image_folder', *_KNOWN)
+  near = '' if base in _KNOWN else choices.nearest(base, known)
+  return (
+    f'{name!r} is not prepared under {root}{near or "."} '
+    f'{_KNOWN.get(base, "").format(root=root)} '
     "Once, in an environment with pip install 'tensorflow-cpu~=2.20.0' "
     'tensorflow-datasets importlib_resources array_record, run: python -c '
     f'"import tensorflow_datasets as t; t.builder({base!r}, '
     f"data_dir='{root}', file_format='array_record').download_and_prepare()\". "
     'If you have it as TFRecord: python -m fastfill_jax.data.convert --help.'
   )
-  return ' '.join(lines)

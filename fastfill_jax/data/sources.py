@@ -6,6 +6,7 @@ images in folders.py, and `open_source` (opening.py) finds them by name.
 
 import concurrent.futures
 import hashlib
+import os
 from collections.abc import Sequence
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 
 from fastfill_jax.data import pixels
 
+Path = str | os.PathLike[str]
 # Rows of different splits never share an id, and ids fit 32 bits.
 _ROWS_PER_SPLIT = 2**28
 _SPLITS = ('test', 'train')
@@ -26,18 +28,23 @@ class Source:
   many at once, which is several times faster for records on disk.
 
   Attributes:
-    label_names: every class's name, by number; of all splits.
-    channels: 1 for grey images, 3 for RGB.
     ids: int32 [example], distinct over all splits of the data set, so that a
       query finds itself in the gallery, and only itself.
+    label_names: every class's name, by number; of all splits.
+    channels: 1 for grey images, 3 for RGB.
   """
 
   def __init__(
-    self, ids: np.ndarray, label_names: Sequence[str], channels: int = 3
+    self,
+    ids: np.ndarray,
+    label_names: Sequence[str],
+    channels: int = 3,
+    columns: dict[str, np.ndarray] | None = None,
   ):
     self.ids = ids
     self.label_names = tuple(label_names)
     self.channels = channels
+    self._columns = columns
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -49,6 +56,9 @@ class Source:
 
   def __getitems__(self, rows: Sequence[int]) -> list[dict]:
     """Reads many examples at once."""
+    return [{'image': self._image(i), 'label': self.labels[i]} for i in rows]
+
+  def _image(self, row: int) -> np.ndarray | bytes:
     raise NotImplementedError
 
   @property
@@ -59,17 +69,10 @@ class Source:
   @property
   def labels(self) -> np.ndarray:
     """Class numbers, int32 [example]."""
-    return self.column('label')
+    return self.columns()['label']
 
   def column(self, name: str) -> np.ndarray:
-    """Reads one whole number per example.
-
-    Args:
-      name: 'label', or another the data set has, such as CIFAR-100's
-        'coarse_label', its superclasses.
-
-    Returns:
-      int32 [example].
+    """One of `columns`, such as CIFAR-100's 'coarse_label', its superclasses.
 
     Raises:
       ValueError: the data set has no such column.
@@ -81,7 +84,7 @@ class Source:
 
   def columns(self) -> dict[str, np.ndarray]:
     """All whole numbers the examples have, by name; int32 [example]."""
-    raise NotImplementedError
+    return self._columns
 
   def fingerprint(self) -> str:
     """A hash that tells these examples from others, wherever they lie."""
@@ -105,18 +108,12 @@ class ArraySource(Source):
     ids: np.ndarray,
     label_names: Sequence[str],
   ):
-    super().__init__(ids, label_names, images.shape[-1])
+    columns = {k: np.asarray(v, np.int32) for k, v in columns.items()}
+    super().__init__(ids, label_names, images.shape[-1], columns)
     self._images = images
-    self._held = {k: np.asarray(v, np.int32) for k, v in columns.items()}
 
-  def __getitems__(self, rows: Sequence[int]) -> list[dict]:
-    """Reads many examples at once."""
-    labels = self.labels
-    return [{'image': self._images[i], 'label': labels[i]} for i in rows]
-
-  def columns(self) -> dict[str, np.ndarray]:
-    """All whole numbers the examples have, by name; int32 [example]."""
-    return self._held
+  def _image(self, row):
+    return self._images[row]
 
   def _content(self) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(self._images)).digest()
@@ -161,58 +158,43 @@ class Fake(Source):
     train_examples: int = 512,
     test_examples: int = 128,
     encoded: bool = False,
-    noise: float = 40.0,
   ):
-    """Describes a data set.
+    """Describes a data set, whose examples take the classes in turn.
 
-    Args:
-      split: 'train' or 'test'; the classes are the same, the examples not.
-      image_size: pixels a side.
-      channels: 1 or 3.
-      num_classes: examples take the classes in turn.
-      num_groups: superclasses of consecutive classes, in 'coarse_label'.
-      train_examples: size of 'train'.
-      test_examples: size of 'test'.
-      encoded: give the bytes of a JPEG file instead of pixels.
-      noise: standard deviation, of 255.
+    `num_groups` superclasses of consecutive classes are the 'coarse_label';
+    `encoded` gives the bytes of JPEG files instead of pixels.
 
     Raises:
       ValueError: sizes that make no sense.
     """
     check_split('fake', split, _SPLITS)
-    sizes = (image_size, num_classes, train_examples, test_examples)
-    if min(sizes) < 1 or channels not in (1, 3):
+    sizes = (image_size, num_groups, train_examples, test_examples)
+    if min(sizes) < 1 or num_groups > num_classes or channels not in (1, 3):
       raise ValueError(
-        f'image_size, num_classes, train_examples, test_examples are {sizes}, '
-        f'channels={channels}: give 1 or more of each, and 1 or 3 channels'
-      )
-    if not 1 <= num_groups <= num_classes:
-      raise ValueError(
-        f'num_groups={num_groups}: give 1 to num_classes={num_classes}'
+        f'image_size, num_groups, train_examples, test_examples are {sizes}, '
+        f'channels={channels}: give 1 or more of each, not more groups than '
+        f'num_classes={num_classes}, and 1 or 3 channels'
       )
     size = train_examples if split == 'train' else test_examples
-    names = [f'class_{c:04d}' for c in range(num_classes)]
-    super().__init__(make_ids(split, _SPLITS, size), names, channels)
+    labels = np.arange(size, dtype=np.int32) % num_classes
+    coarse = labels * num_groups // num_classes
+    super().__init__(
+      make_ids(split, _SPLITS, size),
+      [f'class_{c:04d}' for c in range(num_classes)],
+      channels,
+      {'label': labels, 'coarse_label': coarse},
+    )
     self._image_size = image_size
     self._encoded = encoded
-    self._noise = noise
-    labels = np.arange(len(self), dtype=np.int32) % num_classes
-    coarse = labels * num_groups // num_classes
-    self._held = {'label': labels, 'coarse_label': coarse}
 
-  def __getitems__(self, rows: Sequence[int]) -> list[dict]:
-    """Draws many examples at once."""
-    labels = self.labels
-    return [{'image': self._image(i), 'label': labels[i]} for i in rows]
-
-  def _image(self, row: int) -> np.ndarray | bytes:
+  def _image(self, row):
     size = self._image_size
     prototype = np.random.default_rng((0, self.labels[row])).uniform(
       0, 255, (4, 4, self.channels)
     )
     smooth = cv2.resize(prototype, (size, size), interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng((1, self.ids[row])).normal(
-      0, self._noise, (size, size, self.channels)
+      0, 40, (size, size, self.channels)
     )
     pixels = np.rint(smooth.reshape(noise.shape) + noise).clip(0, 255)
     pixels = pixels.astype(np.uint8)
@@ -220,19 +202,9 @@ class Fake(Source):
       return pixels
     return cv2.imencode('.jpg', pixels)[1].tobytes()
 
-  def columns(self) -> dict[str, np.ndarray]:
-    """All whole numbers the examples have, by name; int32 [example]."""
-    return self._held
-
 
 def hold(source: Source) -> ArraySource:
   """Decodes a whole split once, so that training reads no files.
-
-  Args:
-    source: images that all have one shape.
-
-  Returns:
-    The same examples with the same ids, in memory.
 
   Raises:
     ValueError: images of different shapes.
@@ -252,8 +224,7 @@ def hold(source: Source) -> ArraySource:
       images[row] = image
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    for _ in pool.map(fill, range(0, len(source), 256)):
-      pass
+    list(pool.map(fill, range(0, len(source), 256)))
   return ArraySource(images, source.columns(), source.ids, source.label_names)
 
 
@@ -267,6 +238,5 @@ def check_split(name: str, split: str, splits: Sequence[str]):
   """Raises a ValueError unless `split` is one of `splits`."""
   if split not in splits:
     raise ValueError(
-      f'{name!r} has no split {split!r}: choose from {sorted(splits)} '
-      '(parts of a split are made by data.select and data.split_validation)'
+      f'{name!r} has no split {split!r}: choose from {sorted(splits)}'
     )

@@ -19,10 +19,11 @@ from fastfill_jax import choices
 # The loader's threads already use every core; OpenCV's own would fight them.
 cv2.setNumThreads(0)
 
-Transform = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+Rng, Image = np.random.Generator, np.ndarray
+Transform = Callable[[Rng, Image], Image]
 
 
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(image: Image, height: int, width: int) -> Image:
   # Bilinear sampling reads two pixels each way: beyond a factor of two it would
   # skip some, and averaging, which takes five times as long, is needed.
   shrinks = 2 * height < image.shape[0] and 2 * width < image.shape[1]
@@ -31,27 +32,21 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   return resized.reshape(height, width, -1)  # OpenCV drops a single channel.
 
 
-def _flip(
-  rng: np.random.Generator, image: np.ndarray, probability: float
-) -> np.ndarray:
+def _flip(rng: Rng, image: Image, probability: float) -> Image:
   if rng.random() >= probability:
     return image
   # A reversed view would make stacking the batch ten times slower.
   return cv2.flip(image, 1).reshape(image.shape)
 
 
-def _random_crop(
-  rng: np.random.Generator, image: np.ndarray, min_scale: float
-) -> np.ndarray:
+def _random_crop(rng: Rng, image: Image, min_scale: float) -> Image:
   """Cuts out a share of the area in [min_scale, 1], aspect in [3/4, 4/3]."""
   height, width = image.shape[:2]
   for _ in range(10):
     area = height * width * rng.uniform(min_scale, 1)
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-    rows, columns = (
-      round(math.sqrt(area / ratio)),
-      round(math.sqrt(area * ratio)),
-    )
+    rows = round(math.sqrt(area / ratio))
+    columns = round(math.sqrt(area * ratio))
     if 0 < rows <= height and 0 < columns <= width:
       top = rng.integers(height - rows + 1)
       left = rng.integers(width - columns + 1)
@@ -61,37 +56,33 @@ def _random_crop(
   return _center_crop(image, max(rows, 1), max(columns, 1))
 
 
-def _center_crop(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def _center_crop(image: Image, rows: int, columns: int) -> Image:
   top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
   return image[top : top + rows, left : left + columns]
 
 
-def none(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+def none(rng: Rng, image: Image) -> Image:
   """Leaves the image as it is; all images must share one shape."""
   del rng
   return image
 
 
 def random_resized_crop_flip(
-  rng: np.random.Generator,
-  image: np.ndarray,
+  rng: Rng,
+  image: Image,
   *,
   size: int = 224,
   min_scale: float = 0.08,
   flip: float = 0.5,
-) -> np.ndarray:
+) -> Image:
   """Crops a random part, resizes it to [size, size], perhaps mirrors it."""
   crop = _random_crop(rng, image, min_scale)
   return _flip(rng, _resize(crop, size, size), flip)
 
 
 def resize_center_crop(
-  rng: np.random.Generator,
-  image: np.ndarray,
-  *,
-  resize: int = 256,
-  size: int = 224,
-) -> np.ndarray:
+  rng: Rng, image: Image, *, resize: int = 256, size: int = 224
+) -> Image:
   """Brings the shorter side to `resize` pixels and cuts out the centre."""
   del rng
   if size > resize:
@@ -103,23 +94,15 @@ def resize_center_crop(
 
 
 def resize_flip(
-  rng: np.random.Generator,
-  image: np.ndarray,
-  *,
-  size: int = 224,
-  flip: float = 0.5,
-) -> np.ndarray:
+  rng: Rng, image: Image, *, size: int = 224, flip: float = 0.5
+) -> Image:
   """Resizes to [size, size] and perhaps mirrors; flip=0 for testing."""
   return _flip(rng, _resize(image, size, size), flip)
 
 
 def pad_crop_flip(
-  rng: np.random.Generator,
-  image: np.ndarray,
-  *,
-  pad: int = 4,
-  flip: float = 0.5,
-) -> np.ndarray:
+  rng: Rng, image: Image, *, pad: int = 4, flip: float = 0.5
+) -> Image:
   """Adds `pad` black pixels around, crops the old size, perhaps mirrors."""
   top, left = rng.integers(2 * pad + 1, size=2)
   height, width = image.shape[:2]
@@ -130,32 +113,23 @@ def pad_crop_flip(
   return _flip(rng, padded[top : top + height, left : left + width], flip)
 
 
-def small_shift(
-  rng: np.random.Generator, image: np.ndarray, *, shift: int = 1
-) -> np.ndarray:
+def small_shift(rng: Rng, image: Image, *, shift: int = 1) -> Image:
   """Moves the image by up to `shift` pixels; black comes in. For digits."""
   return pad_crop_flip(rng, image, pad=shift, flip=0.0)
 
 
 def shifted(
-  rng: np.random.Generator,
-  image: np.ndarray,
+  rng: Rng,
+  image: Image,
   *,
   keep: float = 0.85,
   brightness: float = 0.6,
   sigma: float = 0.6,
-) -> np.ndarray:
+) -> Image:
   """The image as of another source: cropped, dark and blurred, size kept.
 
-  Args:
-    rng: not read: every image is changed alike.
-    image: uint8 [height, width, channel].
-    keep: share of each side that the centre crop keeps.
-    brightness: what pixels are multiplied by.
-    sigma: of the Gaussian blur, in pixels; 0 for none.
-
-  Returns:
-    uint8 [height, width, channel].
+  `keep` is the share of each side that the centre crop keeps, `sigma` the
+  Gaussian blur's, in pixels, 0 for none; every image is changed alike.
   """
   del rng
   height, width = image.shape[:2]
@@ -168,29 +142,20 @@ def shifted(
 
 
 def simclr(
-  rng: np.random.Generator,
-  image: np.ndarray,
+  rng: Rng,
+  image: Image,
   *,
   size: int = 224,
   min_scale: float = 0.08,
   flip: float = 0.5,
   strength: float = 1.0,
   blur: float = 0.5,
-) -> np.ndarray:
+) -> Image:
   """Draws SimCLR's two views (arXiv 2002.05709, appendix A).
 
-  Args:
-    rng: the source of chance.
-    image: uint8 [height, width, channel].
-    size: output pixels a side.
-    min_scale: least share of the area a crop keeps.
-    flip: probability of mirroring; 0 where left and right matter (digits).
-    strength: of the colour jitter; the paper takes 1 for ImageNet, 0.5 for
-      CIFAR.
-    blur: probability of Gaussian blur; the paper takes 0 for CIFAR.
-
-  Returns:
-    uint8 [view, height, width, channel], two independent views.
+  `flip` and `blur` are probabilities; no flip where left and right matter
+  (digits). For CIFAR the paper takes half the strength of its colour jitter and
+  no blur.
   """
   views = []
   for _ in range(2):
@@ -208,15 +173,13 @@ def simclr(
   return np.stack(views)
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _grey(image: Image) -> Image:
   if image.shape[-1] == 1:
     return image
   return image @ np.array([[0.299], [0.587], [0.114]], np.float32)
 
 
-def _jitter(
-  rng: np.random.Generator, image: np.ndarray, strength: float
-) -> np.ndarray:
+def _jitter(rng: Rng, image: Image, strength: float) -> Image:
   """Changes brightness, contrast, saturation and hue, in random order."""
   factor = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, size=3)
   turn = 360 * rng.uniform(-0.2 * strength, 0.2 * strength)
@@ -248,32 +211,14 @@ TRANSFORMS = {
   'simclr': simclr,
   'small_shift': small_shift,
 }
-
-
-_RANGES = {
-  'blur': (0, 1),
-  'brightness': (0, 1),
-  'flip': (0, 1),
-  'keep': (0.1, 1),
-  'min_scale': (0, 1),
-  'pad': (0, math.inf),
-  'resize': (1, math.inf),
-  'shift': (0, math.inf),
-  'sigma': (0, math.inf),
-  'size': (1, math.inf),
-  'strength': (0, 1),
-}
+_SHARES = ('blur', 'brightness', 'flip', 'min_scale', 'strength')
+_RANGES = dict.fromkeys(_SHARES, (0, 1)) | {'keep': (0.1, 1)}
+_RANGES |= dict.fromkeys(('pad', 'shift', 'sigma'), (0, math.inf))
+_RANGES |= dict.fromkeys(('resize', 'size'), (1, math.inf))
 
 
 def make_transform(name: str, **options) -> Transform:
-  """Binds a transform's options.
-
-  Args:
-    name: a key of TRANSFORMS.
-    **options: of that transform, such as size=32.
-
-  Returns:
-    A picklable function of (rng, image).
+  """A transform with its options, such as size=32, picklable.
 
   Raises:
     ValueError: an unknown name or option, or a value out of range.

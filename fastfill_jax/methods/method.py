@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fastfill_jax import choices, running
+from fastfill_jax import choices, parallel
 from fastfill_jax.methods import classifiers
 from fastfill_jax.storage import arrays
 
@@ -75,7 +75,7 @@ class Method(abc.ABC):
   def fit(
     self,
     directory,
-    how: running.How,
+    how: parallel.How,
     views: Views,
     classifier: classifiers.Classifier | None,
     recipe: Mapping[str, Any],

@@ -48,15 +48,12 @@ class Map(nn.Module):
       old: old embeddings [batch, old embedding].
       side: side-information [batch, side embedding], if the map reads it.
       train: whether BatchNorm uses the batch's statistics (and, where
-        'batch_stats' is mutable, averages them); otherwise the running ones:
-        BatchNorm is frozen, though its scale and bias still learn.
+        'batch_stats' is mutable, averages them); otherwise it is frozen, though
+        its scale and bias still learn.
 
     Returns:
       aligned [batch, new_dim], and log_variance [batch], [batch, new_dim] or
       None, by `uncertainty`.
-
-    Raises:
-      ValueError: if old and side are not matrices of the same batch.
     """
     raise NotImplementedError
 
@@ -90,11 +87,8 @@ class Map(nn.Module):
 class Alignment(Map):
   """FastFill's network (arXiv 2303.04766, section 4).
 
-  The branches and the mixer are FCT's (Ramanujan et al., arXiv 2112.02805),
-  the uncertainty head on the mixer's output FastFill's.
-
-  Attributes:
-    hidden_dim: width of the mixer's hidden layers.
+  The branches and the mixer, `hidden_dim` wide inside, are FCT's (Ramanujan et
+  al., arXiv 2112.02805), the uncertainty head on its output FastFill's.
   """
 
   hidden_dim: int = 2048
@@ -129,16 +123,13 @@ class Alignment(Map):
     x = jnp.concatenate(branches, axis=1)
     x = dense(x, self.hidden_dim, 'mixer_0')
     x = dense(x, self.hidden_dim, 'mixer_1')
-    aligned = layers.torch_dense(self.new_dim, self.hidden_dim, name='aligned')(
-      x
-    )
+    last = layers.torch_dense(self.new_dim, self.hidden_dim, name='aligned')
+    aligned = last(x)
     if self.uncertainty == 'none':
       return aligned, None, x
     width = 1 if self.uncertainty == 'example' else self.new_dim
-    log_variance = layers.torch_dense(width, self.new_dim, name='log_variance')(
-      aligned
-    )
-    log_variance = (
-      log_variance[:, 0] if self.uncertainty == 'example' else log_variance
-    )
+    head = layers.torch_dense(width, self.new_dim, name='log_variance')
+    log_variance = head(aligned)
+    if self.uncertainty == 'example':
+      log_variance = log_variance[:, 0]
     return aligned, log_variance, x

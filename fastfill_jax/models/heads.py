@@ -23,19 +23,15 @@ class Linear(nn.Module):
   def __call__(
     self, embedding: jax.Array, labels: jax.Array | None = None
   ) -> jax.Array:
-    """Returns logits [batch, class]; labels, of no use here, are ignored."""
-    del labels
+    """Returns logits [batch, class], whatever the labels."""
     return embedding @ _kernel(self, embedding, self.num_classes)
 
 
 class ArcFace(nn.Module):
   """Scaled cosines with an angular margin (Deng et al., arXiv 1801.07698).
 
-  Attributes:
-    num_classes: number of classes.
-    scale: the logits lie in [-scale, scale] but for the margin.
-    margin: angle in radians, added to the one between an embedding and its
-      own class.
+  The logits lie in [-scale, scale] but for the margin, an angle in radians that
+  is added to the one between an embedding and its own class.
   """
 
   num_classes: int
@@ -53,17 +49,11 @@ class ArcFace(nn.Module):
   def __call__(
     self, embedding: jax.Array, labels: jax.Array | None = None
   ) -> jax.Array:
-    """Returns logits for training, or without labels for prediction.
+    """Returns logits [batch, class]; without labels there is no margin.
 
-    Args:
-      embedding: [batch, embedding].
-      labels: int [batch]; the logit of the label becomes
-        scale * cos(angle + margin). Past angle = pi - margin, where that would
-        rise again, it goes on as scale * (cos(angle) - margin * sin(margin)).
-        None leaves the margin out.
-
-    Returns:
-      logits [batch, class].
+    The logit of the label becomes scale * cos(angle + margin). Past angle = pi
+    - margin, where that would rise again, it goes on as scale * (cos(angle) -
+    margin * sin(margin)).
     """
     kernel = _kernel(self, embedding, self.num_classes)
     cosine = losses.normalise(embedding, 1) @ losses.normalise(kernel, 0)
@@ -86,9 +76,6 @@ class Projection(nn.Module):
   """The perceptron between embedding and contrastive loss in SimCLR.
 
   Chen et al., arXiv 2002.05709, section 4.2; thrown away after training.
-
-  Attributes:
-    dim: width of the projection.
   """
 
   dim: int = 128
@@ -99,9 +86,8 @@ class Projection(nn.Module):
   ) -> jax.Array:
     """Returns the projection [batch, dim] of embedding [batch, embedding]."""
     del labels
-    x = nn.Dense(
-      embedding.shape[1], kernel_init=nn.initializers.he_normal(), name='hidden'
-    )(embedding)
+    width, init = embedding.shape[1], nn.initializers.he_normal()
+    x = nn.Dense(width, kernel_init=init, name='hidden')(embedding)
     return nn.Dense(self.dim, use_bias=False, name='out')(nn.relu(x))
 
 
@@ -116,19 +102,13 @@ def make_head(num_classes: int, *, name: str, **options: Any) -> nn.Module:
   """
   choices.check('head', name, HEADS)
   fields = set(HEADS[name].__dataclass_fields__)
-  choices.check_keys(
-    f'head {name!r}',
-    options,
-    sorted(fields - {'name', 'parent', 'num_classes'}),
-  )
+  fields -= {'name', 'parent', 'num_classes'}
+  choices.check_keys(f'head {name!r}', options, sorted(fields))
   if name != 'projection':
     options['num_classes'] = num_classes
   return HEADS[name](**options)
 
 
 def _kernel(module, embedding, num_classes):
-  return module.param(
-    'kernel',
-    nn.initializers.lecun_normal(),
-    (embedding.shape[1], num_classes),
-  )
+  shape = embedding.shape[1], num_classes
+  return module.param('kernel', nn.initializers.lecun_normal(), shape)

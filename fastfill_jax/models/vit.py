@@ -1,9 +1,12 @@
 """Vision transformers (Dosovitskiy et al., arXiv 2010.11929)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fastfill_jax import choices
 from fastfill_jax.models import layers
 
 POOLS = ('cls', 'mean')
@@ -23,24 +26,16 @@ class _Block(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: jax.Array) -> jax.Array:
-    width = tokens.shape[-1]
+    width, init = tokens.shape[-1], nn.initializers.xavier_uniform()
+    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=init)
     x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(tokens)
     x = nn.MultiHeadDotProductAttention(
-      self.num_heads,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.xavier_uniform(),
-      attention_fn=_attend,
+      self.num_heads, dtype=self.dtype, kernel_init=init, attention_fn=_attend
     )(x, x)
     tokens = tokens + x
     x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(tokens)
-    for i, features in enumerate((4 * width, width)):
-      x = nn.Dense(
-        features,
-        dtype=self.dtype,
-        kernel_init=nn.initializers.xavier_uniform(),
-      )(x)
-      x = nn.gelu(x, approximate=False) if i == 0 else x
-    return tokens + x
+    x = nn.gelu(dense(4 * width)(x), approximate=False)
+    return tokens + dense(width)(x)
 
 
 class ViT(nn.Module):
@@ -67,8 +62,7 @@ class ViT(nn.Module):
   dtype: str = 'float32'
 
   def __post_init__(self):
-    if self.pool not in POOLS:
-      raise ValueError(f'pool={self.pool!r}; it must be one of {POOLS}.')
+    choices.check('pool', self.pool, POOLS)
     if self.patch_size < 1:
       raise ValueError(f'patch_size={self.patch_size}; it must be positive.')
     super().__post_init__()
@@ -83,18 +77,14 @@ class ViT(nn.Module):
       raise ValueError(
         f'patch_size={size} does not divide images of {images.shape[1:3]}.'
       )
-    x = nn.Conv(self.width, (size, size), (size, size), dtype=self.dtype)(
-      images
-    )
-    x = x.reshape(x.shape[0], -1, self.width)
+    patches = nn.Conv(self.width, (size, size), (size, size), dtype=self.dtype)
+    x = patches(images).reshape(len(images), -1, self.width)
     if self.pool == 'cls':
       cls = self.param('cls', nn.initializers.zeros, (1, 1, self.width))
       cls = jnp.tile(cls.astype(x.dtype), (x.shape[0], 1, 1))
       x = jnp.concatenate([cls, x], axis=1)
-    positions = self.param(
-      'positions', nn.initializers.normal(0.02), (1, *x.shape[1:])
-    )
-    x = x + positions.astype(x.dtype)
+    init, shape = nn.initializers.normal(0.02), (1, *x.shape[1:])
+    x = x + self.param('positions', init, shape).astype(x.dtype)
     for _ in range(self.depth):
       x = _Block(self.num_heads, self.dtype)(x)
     x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)

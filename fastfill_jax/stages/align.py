@@ -6,14 +6,14 @@ FastFill, arXiv 2303.04766, section 4; from the arrays of the stage 'embed'.
 import pathlib
 from typing import Any
 
-from fastfill_jax import methods, running
+from fastfill_jax import methods, parallel
 from fastfill_jax.methods import classifiers, method
 from fastfill_jax.storage import artifact, splits
 
 
 def align(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   definition: dict[str, Any],
   recipe: dict[str, Any],
@@ -22,17 +22,7 @@ def align(
   new: str,
   seed: int,
 ):
-  """Fits a method to the training split's embeddings.
-
-  Args:
-    directory: Gets the fitted map.
-    how: How to go about it.
-    definition: Of the method, as `methods.make` takes it.
-    recipe: `config.align`.
-    embedded: Results that hold the arrays; `embedded[new]` the classifier.
-    old: The array of old embeddings: an encoder's name.
-    new: The array of new ones.
-    seed: Of initialisation and batches.
+  """Fits a method to the training split's embeddings, by `config.align`.
 
   Raises:
     ValueError: If the method reads what is not there.
@@ -68,9 +58,3 @@ def check_reads(
 def load(definition: dict[str, Any], fitted: artifact.Artifact) -> method.Maps:
   """The fitted maps of a row."""
   return methods.make(**definition).load(fitted.directory)
-
-
-def file_name(name: str) -> str:
-  """A row's name without what a path cannot hold."""
-  kept = ''.join(x if x.isalnum() or x in '+-_' else ' ' for x in name)
-  return '_'.join(kept.split())

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastfill_jax import models, parallel, running
-from fastfill_jax.data import dataset, transforms
+from fastfill_jax import models, parallel
+from fastfill_jax.data import dataset, loading, pixels, transforms
 from fastfill_jax.methods import encoder_terms, terms
 from fastfill_jax.models import heads
 from fastfill_jax.storage import artifact
@@ -29,16 +29,16 @@ def check(name: str, recipe: Recipe):
   heads.make_head(1, **recipe['head'])
   parallel.check_batch_size(recipe['batch_size'])
   weights, _ = terms.parse(recipe['terms'], encoder_terms.TERMS)
-  read = {x for term in weights for x in _reads(term)}
+  read = _read(recipe)
   if bool(recipe['teacher']) != any('teacher' in x for x in read):
     raise ValueError(
       f'encoders.{name}: terms {sorted(weights)} and teacher='
       f'{recipe["teacher"]!r} do not go together.'
     )
-  if not 0 < recipe['minority_fraction'] <= 1:
+  share = recipe['minority_fraction']
+  if not 0 < share <= 1:
     raise ValueError(
-      f'encoders.{name}.minority_fraction={recipe["minority_fraction"]}: a '
-      'share in (0, 1].'
+      f'encoders.{name}.minority_fraction={share}: a share in (0, 1].'
     )
   if recipe['transform']:
     transforms.make_transform(**recipe['transform'])
@@ -46,25 +46,24 @@ def check(name: str, recipe: Recipe):
 
 def check_teacher(name: str, recipe: Recipe, teacher: Recipe):
   """Raises a ValueError if terms cannot compare an encoder with its teacher."""
-  widths = [x['encoder']['embedding_dim'] for x in (recipe, teacher)]
-  if widths[0] != widths[1]:
+  who = f'encoders.{name}: terms {sorted(recipe["terms"])}'
+  own, other = (x['encoder']['embedding_dim'] for x in (recipe, teacher))
+  if own != other:
     raise ValueError(
-      f'encoders.{name}: terms {sorted(recipe["terms"])} compare its embedding '
-      f'with that of {recipe["teacher"]!r}, which must be of one width: '
-      f'embedding_dim={widths[0]} and {widths[1]}.'
+      f'{who} compare its embedding with that of {recipe["teacher"]!r}, which '
+      f'must be of one width: embedding_dim={own} and {other}.'
     )
-  read = {x for term in recipe['terms'] for x in _reads(term)}
-  if 'teacher_weights' in read and teacher['head']['name'] != 'linear':
+  head = teacher['head']['name']
+  if 'teacher_weights' in _read(recipe) and head != 'linear':
     raise ValueError(
-      f'encoders.{name}: terms {sorted(recipe["terms"])} read the classifier '
-      f'of {recipe["teacher"]!r}, whose head is {teacher["head"]["name"]!r}, '
-      "not 'linear'."
+      f'{who} read the classifier of {recipe["teacher"]!r}, whose head is '
+      f"{head!r}, not 'linear'."
     )
 
 
-def check_data(data: dataset.Data, recipe: Recipe, how: running.How):
+def check_data(data: dataset.Data, recipe: Recipe, how: parallel.How):
   """Raises a ValueError if the data does not do for training by a recipe."""
-  source = dataset.open_split(data, data['train_split'], how, in_memory=False)
+  source = dataset.open_split(data, data['train_split'], how)
   rows, _ = dataset.split_rows(data, source)
   rows = dataset.select_rows(data, recipe, source, rows)
   optim.from_recipe(recipe, optim.num_steps(recipe, len(rows)))
@@ -72,24 +71,19 @@ def check_data(data: dataset.Data, recipe: Recipe, how: running.How):
 
 def encode(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   recipe: Recipe,
   data: dataset.Data,
   seed: int,
   others: dict[str, artifact.Artifact],
 ):
-  """Trains an encoder and writes its variables.
+  """Trains an encoder into variables.msgpack and recipe.json.
 
-  Args:
-    directory: Gets variables.msgpack and recipe.json.
-    how: How to go about it.
-    recipe: One of `config.encoders`.
-    data: `dataset.of_training`.
-    seed: Of initialisation, order and augmentation.
-    others: Encoders by name: `recipe['teacher']`, `recipe['start']`.
+  By a recipe of `config.encoders`, on `dataset.of_training`; `others` are the
+  encoders that `recipe['teacher']` and `recipe['start']` name.
   """
-  source = dataset.open_split(data, data['train_split'], how)
+  source = dataset.open_split(data, data['train_split'], how, how.in_memory)
   rows, validation = dataset.split_rows(data, source)
   rows = dataset.select_rows(data, recipe, source, rows)
   encoder = models.make_encoder(axis_name=parallel.AXIS, **recipe['encoder'])
@@ -100,12 +94,13 @@ def encode(
   transform = transforms.make_transform(
     **(recipe['transform'] or data['train_transform'])
   )
-  images = dataset.example(data, source, transform)
-  state = initialise(encoder, head, optimizer, normalise(_flat(images)), seed)
+  image = pixels.decode(source[0]['image'], source.channels)
+  image = _flat(transform(np.random.default_rng(0), image)[None])
+  state = initialise(encoder, head, optimizer, normalise(image), seed)
   if recipe['start']:
-    held = load(others[recipe['start']])[1]
+    _, held, _ = load(others[recipe['start']])
     state = state.replace(
-      params=state.params | {'encoder': held['params']['encoder']},
+      params=state.params | {'encoder': held['params']},
       batch_stats=held['batch_stats'],
     )
   teacher, constants = None, {}
@@ -115,20 +110,23 @@ def encode(
   mapped = parallel.pmap(
     step, in_axes=(None, 0, None), out_axes=None, donate=(0,)
   )
+  share = {
+    'batch_size': recipe['batch_size'],
+    'process_index': parallel.process_index(),
+    'process_count': parallel.process_count(),
+    'num_workers': how.num_workers,
+  }
   evaluate = None
   if len(validation) and 'classify' in recipe['terms']:
     # Classes that were not trained on cannot be right.
     seen = np.unique(source.labels[rows])
     validation = validation[np.isin(source.labels[validation], seen)]
-    evaluate = _make_evaluate(
-      how, recipe, data, source, validation, encoder, head
-    )
+    evaluate = _make_evaluate(data, source, validation, encoder, head, share)
   state = loop.fit(
     state,
     lambda _, state, batch: mapped(state, batch, constants),
-    functools.partial(
-      dataset.train_batches,
-      *(source, rows, transform, recipe['batch_size'], seed, how),
+    lambda start: loading.loader(
+      source, rows, transform, start_step=start, seed=seed, **share
     ),
     num_steps=steps,
     directory=directory,
@@ -144,12 +142,13 @@ def encode(
   )
 
 
-def load(encoder: artifact.Artifact) -> tuple[Recipe, dict[str, Any]]:
-  """An encoder's recipe, its number of classes in it, and its variables."""
-  recipe = artifact.read_json(encoder.directory / 'recipe.json')
-  return recipe, artifact.load_variables(
-    encoder.directory / 'variables.msgpack'
-  )
+def load(trained: artifact.Artifact) -> tuple[Recipe, Any, Any]:
+  """A recipe with its num_classes, the encoder's variables, the head's."""
+  recipe = artifact.read_json(trained.directory / 'recipe.json')
+  held = artifact.load_variables(trained.directory / 'variables.msgpack')
+  params, stats = held['params'], held['batch_stats']
+  encoder = {'params': params['encoder'], 'batch_stats': stats}
+  return recipe, encoder, params['head']
 
 
 def make_step(encoder, head, optimizer, normalise, recipe, teacher=None):
@@ -179,13 +178,13 @@ def make_step(encoder, head, optimizer, normalise, recipe, teacher=None):
       'label_smoothing': recipe['label_smoothing'],
     }
     if teacher is not None:
-      available['teacher_embedding'] = jax.lax.stop_gradient(
-        teacher(constants['teacher'], images)
-      )
+      known = teacher(constants['teacher'], images)
+      available['teacher_embedding'] = jax.lax.stop_gradient(known)
     loss, metrics = jnp.float32(0), {}
     for name, chosen in options.items():
-      arguments = {read: available[read] for read in _reads(name)}
-      value = encoder_terms.TERMS[name](**arguments, **chosen)
+      term = encoder_terms.TERMS[name]
+      arguments = {read: available[read] for read in terms.reads(term)}
+      value = term(**arguments, **chosen)
       metrics[name] = jnp.mean(value)
       loss += weights[name] * metrics[name]
     if 'classify' in weights:
@@ -216,8 +215,10 @@ def initialise(encoder, head, optimizer, images, seed) -> loop.State:
   return init(jax.random.key(seed))
 
 
-def _reads(name: str) -> tuple[str, ...]:
-  return terms.reads(encoder_terms.TERMS[name])
+def _read(recipe: Recipe) -> set[str]:
+  """What a recipe's terms read."""
+  held = encoder_terms.TERMS
+  return {x for name in recipe['terms'] for x in terms.reads(held[name])}
 
 
 def _flat(images):
@@ -229,24 +230,22 @@ def _flat(images):
 
 def _teach(teacher: artifact.Artifact, data, source):
   """The frozen encoder as a function, and the constants terms read of it."""
-  recipe, variables = load(teacher)
+  recipe, variables, head = load(teacher)
   network = models.make_encoder(**recipe['encoder'])
   rows, _ = dataset.split_rows(data, source)
   seen = source.labels[dataset.select_rows(data, recipe, source, rows)]
   constants = {
-    'teacher': {
-      'params': variables['params']['encoder'],
-      'batch_stats': variables['batch_stats'],
-    },
-    'teacher_weights': variables['params']['head']['kernel'],
+    'teacher': variables,
+    'teacher_weights': head['kernel'],
     'teacher_classes': np.isin(np.arange(source.num_classes), seen),
   }
   return functools.partial(network.apply, train=False), constants
 
 
-def _make_evaluate(how, recipe, data, source, rows, encoder, head):
+def _make_evaluate(data, source, rows, encoder, head, share):
   """Accuracy on the given rows, as a function of the state."""
   normalise = dataset.normaliser(data)
+  transform = transforms.make_transform(**data['eval_transform'])
 
   def correct(params, batch_stats, batch):
     embedding = encoder.apply(
@@ -262,10 +261,8 @@ def _make_evaluate(how, recipe, data, source, rows, encoder, head):
 
   def evaluate(state):
     right = 0
-    for batch in dataset.eval_batches(
-      data, source, rows, recipe['batch_size'], how
-    ):
-      batch = parallel.shard(batch)
+    batches = loading.batches_in_order(source, rows, transform, seed=0, **share)
+    for batch in map(parallel.shard, batches):
       right += np.sum(correct(state.params, state.batch_stats, batch))
     return {'accuracy': parallel.gather(right).sum() / len(rows)}
 

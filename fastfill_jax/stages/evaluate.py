@@ -10,20 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fastfill_jax import (
-  choices,
-  curve,
-  methods,
-  parallel,
-  policies,
-  report,
-  running,
-)
+from fastfill_jax import choices, curve, methods, parallel, policies, report
 from fastfill_jax.curve import gain
-from fastfill_jax.stages import align, gallery, readable
+from fastfill_jax.stages import align, gallery
 from fastfill_jax.storage import artifact, splits
-
-References = dict[str, dict[str, np.ndarray]]
 
 
 def check(names: tuple[str, ...], steps: int, distance: str):
@@ -37,7 +27,7 @@ def check(names: tuple[str, ...], steps: int, distance: str):
 
 def sweep_references(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   embedded: dict[str, artifact.Artifact],
   old: str,
@@ -46,45 +36,25 @@ def sweep_references(
 ):
   """Scores without backfilling, the same for every method: swept once.
 
-  Args:
-    directory: Gets references.npz: for 'old/old', 'new/new' and, where widths
-      allow, 'new/old', each metric of every query.
-    how: How to go about it.
-    embedded: Results that hold the arrays.
-    old: The array of old embeddings: an encoder's name.
-    new: The array of new ones.
-    distance: Of the search.
+  The directory gets references.npz: for 'old/old', 'new/new' and, where widths
+  allow, 'new/old', each metric of every query.
   """
   query, items = splits.evaluated(embedded)
-  names = {'old': old, 'new': new}
-  pairs = [('old', 'old'), ('new', 'new')]
+  pairs = {'old/old': (old, old), 'new/new': (new, new)}
   if query[old].shape[1] == query[new].shape[1]:
-    pairs.append(('new', 'old'))
-  scores = {}
-  for of_query, of_gallery in pairs:
-    rows = items[names[of_gallery]]
-    swept = _sweep(
-      how,
-      distance,
-      query,
-      items,
-      query[names[of_query]],
-      rows,
-      rows,
-      np.arange(len(items))[None],
-      np.zeros(1, int),
-    )
+    pairs['new/old'] = new, old
+  scores, order = {}, np.arange(len(items))[None]
+  for pair, (of_query, of_gallery) in pairs.items():
+    held = query[of_query], items[of_gallery], items[of_gallery]
+    swept = sweep(how, distance, query, items, held, order, np.zeros(1, int))
     for metric, values in swept['per_query'].items():
-      scores[f'{of_query}/{of_gallery}/{metric}'] = values[0, 0]
+      scores[f'{pair}/{metric}'] = values[0, 0]
   if parallel.is_main():
     np.savez_compressed(directory / 'references.npz', **scores)
 
 
-def load_references(references: artifact.Artifact) -> References:
-  """{'old/old', 'new/new', ...: {metric: float32 [query]}}.
-
-  NaN for queries without a relevant item.
-  """
+def _load_references(references):
+  """{'old/old', 'new/new', ...: {metric: float32 [query], NaN for no item}}."""
   loaded = {}
   with np.load(references.directory / 'references.npz') as held:
     for key, values in held.items():
@@ -95,7 +65,7 @@ def load_references(references: artifact.Artifact) -> References:
 
 def evaluate(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   name: str,
   definition: dict[str, Any],
@@ -110,41 +80,24 @@ def evaluate(
   distance: str,
   seed: int,
 ):
-  """Writes the curves of one row, and the orders they are of.
+  """Writes the curves of the row `name`, and the orders they are of.
 
-  Args:
-    directory: Gets the result, orders.npz, aligned/ and perhaps log_variance/,
-      backfilled/ and query/.
-    how: How to go about it.
-    name: The row's.
-    definition: Of its method.
-    fitted: The method, fitted.
-    references: Of `sweep_references`.
-    embedded: Results that hold the arrays; `embedded[new]` the classifier.
-    old: The array of old embeddings: an encoder's name.
-    new: The array of new ones.
-    fuse: The share of the aligned embedding that a backfilled item keeps.
-    names: Of the policies.
-    steps: Cut-offs between nothing and everything.
-    distance: Of the search.
-    seed: Of the random order.
+  The directory gets the result, orders.npz, aligned/ and perhaps log_variance/,
+  backfilled/ and query/. A backfilled item keeps the share `fuse` of the
+  aligned embedding; `references` are of `sweep_references`.
   """
   query, items = splits.evaluated(embedded)
   maps = align.load(definition, fitted)
-  side = items.get('side')
-  aligned, log_variance = gallery.write_aligned(
-    maps, items[old], side, directory
-  )
+  aligned, log_variance = gallery.write_aligned(maps, items, old, directory)
   backfilled = gallery.write_new(
     maps, items[new], aligned, fuse, directory / 'backfilled'
   )
   asked = gallery.write_new(maps, query[new], None, 0, directory / 'query')
-  available = readable.readable(
-    embedded, new, aligned, log_variance, seed, maps.new_dim
+  width = maps.new_dim
+  available = gallery.readable(
+    embedded, new, aligned, log_variance, seed, width
   )
-  of_new = backfilled
-  if maps.new_dim is not None:
-    of_new = readable.Leading(backfilled, maps.new_dim)
+  of_new = backfilled if width is None else gallery.leading(backfilled, width)
   available |= {'labels': items.column('label'), 'new': of_new}
   if 'gain' in names:
     available['gains'] = gain.marginal(
@@ -156,33 +109,19 @@ def evaluate(
       seed=seed,
     )
   orders, left_out = policies.make_orders(names, available)
-  cutoffs = curve.cutoffs(len(items), steps)
-  swept = _sweep(
-    how,
-    distance,
-    query,
-    items,
-    asked,
-    aligned,
-    backfilled,
-    np.stack(list(orders.values())),
-    cutoffs,
-  )
+  cutoffs, rows = curve.cutoffs(len(items), steps), np.stack([*orders.values()])
+  held = asked, aligned, backfilled
+  swept = sweep(how, distance, query, items, held, rows, cutoffs)
   if not parallel.is_main():
     return
-  uncertainty = None
-  if log_variance is not None:
-    uncertainty = gallery.mean_log_variance(log_variance)
-  scores = load_references(references)
+  scores, certain = _load_references(references), log_variance is None
   report.Result(
     seed=seed,
     alignment=name,
     update=(old, new),
     fractions=cutoffs / len(items),
     policies=tuple(orders),
-    reads={
-      policy: policies.reads(policies.POLICIES[policy]) for policy in orders
-    },
+    reads={name: policies.reads(policies.POLICIES[name]) for name in orders},
     needs=methods.make(**definition).reads,
     left_out=left_out,
     curves={metric: swept[metric] for metric in curve.METRICS},
@@ -190,24 +129,24 @@ def evaluate(
     area_standard_error=swept['area_standard_error'],
     references=_scores(scores, slice(None)),
     negative_flips=_negative_flips(scores['old/old'], swept),
-    uncertainty=uncertainty,
+    uncertainty=None if certain else gallery.mean_log_variance(log_variance),
     error=gallery.squared_error(aligned, backfilled),
     **_groups(query.column('minority'), swept, scores),
   ).save(directory)
   # What an engineer backfills by: ids in each policy's order.
   ids = items.column('id')
-  np.savez_compressed(
-    directory / 'orders.npz',
-    **{policy: ids[order] for policy, order in orders.items()},
-  )
+  by_policy = {policy: ids[order] for policy, order in orders.items()}
+  np.savez_compressed(directory / 'orders.npz', **by_policy)
 
 
-def _sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):
-  """`curve.sweep` in all processes, with every query's results."""
+def sweep(how, distance, query, items, embeddings, orders, cutoffs):
+  """`curve.sweep` of two splits in all processes, with every query's results.
+
+  The embeddings are what is asked with [query, embedding], and what items are
+  before and after they are backfilled [gallery, embedding].
+  """
   result = curve.sweep(
-    asked,
-    aligned,
-    new,
+    *embeddings,
     query.column('label'),
     items.column('label'),
     orders,
@@ -231,18 +170,14 @@ def _sweep(how, distance, query, items, asked, aligned, new, orders, cutoffs):
 def _scores(references, queries):
   """{pair: {metric: mean over some queries}}."""
   return {
-    pair: {
-      metric: float(np.nanmean(values[queries]))
-      for metric, values in of_query.items()
-    }
-    for pair, of_query in references.items()
+    pair: {m: float(np.nanmean(x[queries])) for m, x in scores.items()}
+    for pair, scores in references.items()
   }
 
 
 def _negative_flips(old, swept):
   """Share of queries right under old/old and wrong now, [policy, cutoff]."""
-  before = old['cmc@1']
-  now = swept['per_query']['cmc@1']
+  before, now = old['cmc@1'], swept['per_query']['cmc@1']
   counted = np.isfinite(before)
   return np.mean((before == 1)[counted] & (now == 0)[..., counted], axis=-1)
 
@@ -251,16 +186,10 @@ def _groups(minority, swept, references):
   """Curves and references of the minority and of the others."""
   if minority is None:
     return {}
-  groups = {'minority': minority, 'majority': ~minority}
-  return {
-    'groups': {
-      group: {
-        metric: np.nanmean(values[..., queries], axis=-1)
-        for metric, values in swept['per_query'].items()
-      }
-      for group, queries in groups.items()
-    },
-    'group_references': {
-      group: _scores(references, queries) for group, queries in groups.items()
-    },
-  }
+  groups, scores = {}, swept['per_query']
+  rows = {'minority': minority, 'majority': ~minority}
+  for group, x in rows.items():
+    means = {m: np.nanmean(v[..., x], axis=-1) for m, v in scores.items()}
+    groups[group] = means
+  found = {group: _scores(references, x) for group, x in rows.items()}
+  return {'groups': groups, 'group_references': found}

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from fastfill_jax import parallel, running
+from fastfill_jax import parallel
 from fastfill_jax.storage import arrays, artifact, splits
 
 # {split: (what it must have, what it may have)}
@@ -35,37 +35,34 @@ SPLITS = {
   'backfill': ({'old'}, {'side', 'id'}),
 }
 _NEEDED = {'train', 'gallery'}
-_EMBEDDINGS = ('old', 'new', 'side')
+# {array: (axes, kinds of numbers, in words)}
+_FORMS = {
+  **dict.fromkeys(('old', 'new', 'side'), (2, 'f', 'floats [row, embedding]')),
+  'label': (1, 'iu', 'integers [row]'),
+  'id': (1, 'iufSU', '[row]'),
+}
 
 
 def make(
   workdir: artifact.Workdir,
-  how: running.How,
+  how: parallel.How,
   source: str,
   held_out: Sequence[int] = (),
 ) -> dict[str, artifact.Artifact]:
-  """Takes the embeddings of a folder, for all seeds.
+  """Takes the embeddings of the folder `source`, for all seeds.
 
-  Args:
-    workdir: Gets one result that links to them.
-    how: How to go about it.
-    source: The folder.
-    held_out: Classes that are left out of `train` and alone make up the
-      gallery and the queries; those splits are then copied.
+  The classes `held_out` are left out of `train` and alone make up the gallery
+  and the queries; those splits are then copied, not linked to.
 
   Returns:
-    By array, where it lies: all in that result.
+    By array, where it lies: all in one result.
 
   Raises:
     ValueError: If an array is missing, unknown, not finite, or does not fit.
   """
   root = pathlib.Path(source).absolute()
-  error, found = None, {}
-  try:
-    found = find(root)
-  except (ValueError, OSError) as failure:
-    error = failure
-  parallel.raise_together(error)
+  with parallel.together():
+    found = _find(root)
   classifier = root / 'classifier.npy'
   paths = [path for shards in found.values() for path in shards]
   paths += [classifier] if classifier.exists() else []
@@ -73,9 +70,14 @@ def make(
 
   def link(directory, how, *, files, held_out):
     del how, files
-    _link(found, classifier, directory, held_out)
+    with parallel.together():
+      if parallel.is_main():
+        _link(found, classifier, directory, held_out)
 
-  files = {str(path.relative_to(root)): _stamp(path) for path in paths}
+  files = {}
+  for path in paths:
+    held = path.stat()
+    files[str(path.relative_to(root))] = [held.st_size, held.st_mtime_ns]
   made = workdir.make(
     'embed', 'source', link, how, files=files, held_out=list(held_out)
   )
@@ -92,12 +94,8 @@ def _drop_broken(workdir: pathlib.Path):
   parallel.barrier('links')
 
 
-def find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
-  """The files of every array, {(split, name): shards}.
-
-  Raises:
-    ValueError: If an array is missing or unknown.
-  """
+def _find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
+  """The files of every array, {(split, name): shards}; checks the names."""
   found = {}
   for split, (needed, optional) in SPLITS.items():
     if not (source / split).is_dir():
@@ -107,9 +105,7 @@ def find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
           f'{", ".join(sorted(needed))} as NAME.npy or as folders of shards.'
         )
       continue
-    held = {
-      path.name.removesuffix('.npy') for path in (source / split).iterdir()
-    }
+    held = {x.name.removesuffix('.npy') for x in (source / split).iterdir()}
     if needed - held or held - needed - optional:
       raise ValueError(
         f'{source / split} holds {sorted(held)}; it must hold '
@@ -117,39 +113,31 @@ def find(source: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
       )
     for name in held:
       path = source / split / f'{name}.npy'
-      shards = (
-        [path] if path.exists() else sorted(path.with_suffix('').glob('*.npy'))
-      )
-      found[split, name] = shards
+      shards = sorted(path.with_suffix('').glob('*.npy'))
+      found[split, name] = [path] if path.exists() else shards
   return found
 
 
-def _stamp(path):
-  held = path.stat()
-  return [held.st_size, held.st_mtime_ns]
-
-
 def _link(found, classifier, directory, held_out):
-  error = None
-  if parallel.is_main():
-    try:
-      for (split, name), paths in found.items():
-        for shard, path in enumerate(paths):
-          arrays.link_shard(directory / _folder(split) / name, shard, path)
-      _complete(directory)
-      if held_out:
-        _hold_out(directory, held_out)
-      if classifier.exists():
-        kernel = np.load(classifier)
-        artifact.save_variables(
-          directory / 'head.msgpack', {'kernel': kernel.astype(np.float32)}
-        )
-        head = {'name': 'linear', 'num_classes': kernel.shape[1]}
-        artifact.write_json(directory / 'head.json', head)
-      _check(directory, kernel.shape if classifier.exists() else None)
-    except (ValueError, OSError) as failure:
-      error = failure
-  parallel.raise_together(error)
+  for (split, name), paths in found.items():
+    for shard, path in enumerate(paths):
+      arrays.link_shard(directory / _folder(split) / name, shard, path)
+  # Splits that bring no ids are numbered.
+  for split in ('gallery', 'query', 'backfill'):
+    if (directory / split).exists() and not (directory / split / 'id').exists():
+      size = len(arrays.ShardedArray(directory / split / 'old'))
+      arrays.write(directory / split / 'id', np.arange(size))
+  if held_out:
+    _hold_out(directory, held_out)
+  width = _check_splits(directory)
+  if classifier.exists():
+    kernel = np.load(classifier)
+    _check_classifier(kernel, width, directory)
+    artifact.save_variables(
+      directory / 'head.msgpack', {'kernel': kernel.astype(np.float32)}
+    )
+    head = {'name': 'linear', 'num_classes': kernel.shape[1]}
+    artifact.write_json(directory / 'head.json', head)
 
 
 def _folder(split):
@@ -174,16 +162,8 @@ def _hold_out(directory, held_out):
       arrays.write(path, part)
 
 
-def _complete(directory):
-  """Numbers the items of splits that bring no ids."""
-  for split in ('gallery', 'query', 'backfill'):
-    if (directory / split).exists() and not (directory / split / 'id').exists():
-      size = len(arrays.ShardedArray(directory / split / 'old'))
-      arrays.write(directory / split / 'id', np.arange(size))
-
-
-def _check(directory, kernel):
-  """Raises a ValueError if arrays do not fit each other or are not finite."""
+def _check_splits(directory) -> int:
+  """The new width; refuses what does not fit or is not finite."""
   widths = {}
   for split in SPLITS:
     held = {
@@ -194,43 +174,36 @@ def _check(directory, kernel):
     if len(set(sizes.values())) > 1:
       raise ValueError(f'{split} holds arrays of different lengths: {sizes}.')
     for name, array in held.items():
-      if name in _EMBEDDINGS:
-        if array.ndim != 2 or array.dtype.kind != 'f':
-          raise ValueError(
-            f'{split}/{name} must be floats [row, embedding], not '
-            f'{array.dtype} {array.shape}.'
-          )
-        if widths.setdefault(name, array.shape[1]) != array.shape[1]:
-          raise ValueError(
-            f'{split}/{name} has {array.shape[1]} columns, another split '
-            f'{widths[name]}.'
-          )
-        # What is only to be planned is checked when it is aligned.
-        if split != 'backfill':
-          _check_finite(f'{split}/{name}', array)
-      elif array.ndim != 1 or (
-        name == 'label' and array.dtype.kind not in 'iu'
-      ):
+      axes, kinds, words = _FORMS[name]
+      if array.ndim != axes or array.dtype.kind not in kinds:
         raise ValueError(
-          f'{split}/{name} must be [row]'
-          + (' and integers' if name == 'label' else '')
-          + f', not {array.dtype} {array.shape}.'
+          f'{split}/{name} must be {words}, not {array.dtype} {array.shape}.'
         )
-  if kernel is None:
-    return
-  if len(kernel) != 2 or kernel[0] != widths['new']:
+      if widths.setdefault(name, array.shape[1:]) != array.shape[1:]:
+        raise ValueError(
+          f'{split}/{name} has {array.shape[1]} columns, another split '
+          f'{widths[name][0]}.'
+        )
+      # What is only to be planned is checked when it is aligned.
+      if axes == 2 and split != 'backfill':
+        _check_finite(f'{split}/{name}', array)
+  return widths['new'][0]
+
+
+def _check_classifier(kernel, width, directory):
+  if kernel.ndim != 2 or len(kernel) != width:
     raise ValueError(
-      f'classifier.npy must be [new embedding={widths["new"]}, class], not '
-      f'{kernel}.'
+      f'classifier.npy must be [new embedding={width}, class], not '
+      f'{kernel.shape}.'
     )
   path = directory / _folder('train') / 'label'
   if not path.exists():
     raise ValueError('classifier.npy is there and train/label is not.')
   labels = arrays.ShardedArray(path)[:]
-  if labels.min() < 0 or labels.max() >= kernel[1]:
+  if labels.min() < 0 or labels.max() >= kernel.shape[1]:
     raise ValueError(
       f'train/label holds {labels.min()} to {labels.max()}; classifier.npy '
-      f'has {kernel[1]} classes.'
+      f'has {kernel.shape[1]} classes.'
     )
 
 

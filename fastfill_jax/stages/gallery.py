@@ -1,33 +1,28 @@
-"""A gallery in the space it is searched in, as memory-mapped shards."""
+"""A gallery in the space it is searched in, and what policies read of it.
+
+Arrays lie in memory-mapped shards, or are computed as their rows are read.
+"""
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import numpy as np
 
 from fastfill_jax import parallel
-from fastfill_jax.methods import method
-from fastfill_jax.storage import arrays, splits
-
-_SHARD_ROWS = 65_536
+from fastfill_jax.methods import classifiers, method
+from fastfill_jax.storage import arrays, artifact, splits
 
 
 def write_aligned(
-  maps: method.Maps,
-  old: arrays.ShardedArray,
-  side: arrays.ShardedArray | None,
-  directory: pathlib.Path,
+  maps: method.Maps, items: splits.Split, old: str, directory: pathlib.Path
 ) -> tuple[arrays.ShardedArray, arrays.ShardedArray | None]:
   """Aligns a gallery into shards; every process writes its share of them.
 
   What a service searches before any backfilling: `directory/aligned`, in the
   precision of the old embeddings, with `directory/log_variance` beside it.
-
-  Args:
-    maps: The fitted alignment.
-    old: Old embeddings [gallery, embedding].
-    side: Side-information [gallery, embedding], if the alignment reads it.
-    directory: Shards that are there already are kept.
+  Shards that are there already are kept.
 
   Returns:
     Aligned embeddings [gallery, embedding], and log-variances [gallery] or
@@ -36,18 +31,18 @@ def write_aligned(
   Raises:
     ValueError: If an aligned embedding is not finite.
   """
+  stored, side = items[old], items.get('side')
 
   def function(rows):
     aligned, log_variance = maps.align(
-      old[rows], None if side is None else side[rows]
+      stored[rows], None if side is None else side[rows]
     )
     return {'aligned': aligned, 'log_variance': log_variance}
 
-  _write(function, 'aligned', len(old), old.dtype, directory)
-  log_variance = None
-  if (directory / 'log_variance').exists():
-    log_variance = arrays.ShardedArray(directory / 'log_variance')
-  return open_aligned(directory), log_variance
+  _write(function, 'aligned', len(stored), stored.dtype, directory)
+  path = directory / 'log_variance'
+  log_variance = arrays.ShardedArray(path) if path.exists() else None
+  return arrays.ShardedArray(directory / 'aligned'), log_variance
 
 
 def write_new(
@@ -59,16 +54,11 @@ def write_new(
 ) -> arrays.ShardedArray:
   """What new embeddings become in the space that is searched.
 
-  Args:
-    maps: The fitted alignment.
-    new: New embeddings [row, embedding].
-    aligned: What a backfilled item overwrites, of which a share may be kept;
-      None for queries.
-    fuse: That share: (1 - fuse) * query(new) + fuse * aligned.
-    directory: Of the shards.
+  Of the aligned embeddings that backfilled items overwrite a share may be kept,
+  (1 - fuse) * query(new) + fuse * aligned; queries overwrite None.
 
   Returns:
-    [row, embedding]; `new` itself where nothing changes it.
+    [row, embedding], shards in the directory; `new` where nothing changes it.
   """
   store = maps.store if aligned is not None else None
   if maps.query is None and store is None and not fuse:
@@ -87,31 +77,23 @@ def write_new(
   return arrays.ShardedArray(directory)
 
 
-def open_aligned(directory: pathlib.Path) -> arrays.ShardedArray:
-  """The aligned gallery that `write_aligned` wrote."""
-  return arrays.ShardedArray(directory / 'aligned')
-
-
 def squared_error(
   aligned: arrays.ShardedArray, new: arrays.ShardedArray
 ) -> np.ndarray:
   """Squared distances of aligned to new embeddings, float32 [gallery]."""
-  return np.concatenate(
-    [
-      np.sum((aligned[rows].astype(np.float32) - new[rows]) ** 2, axis=1)
-      for rows in splits.row_blocks(0, len(aligned))
-    ]
+  return _by_block(
+    lambda x, y: np.sum((x.astype(np.float32) - y) ** 2, axis=1), aligned, new
   )
 
 
 def mean_log_variance(log_variance: arrays.ShardedArray) -> np.ndarray:
   """Over the coordinates, if there is one for each; float32 [gallery]."""
-  return np.concatenate(
-    [
-      log_variance[rows].reshape(rows.stop - rows.start, -1).mean(axis=1)
-      for rows in splits.row_blocks(0, len(log_variance))
-    ]
-  )
+  return _by_block(lambda x: x.reshape(len(x), -1).mean(axis=1), log_variance)
+
+
+def _by_block(function, *held):
+  blocks = splits.row_blocks(0, len(held[0]))
+  return np.concatenate([function(*(x[rows] for x in held)) for rows in blocks])
 
 
 def _write(
@@ -126,26 +108,82 @@ def _write(
   The array `main` is rounded to `dtype`, and written last: its shard says that
   the others are there.
   """
-  starts = range(0, rows, _SHARD_ROWS)
-  mine = slice(parallel.process_index(), None, parallel.process_count())
-  error = None
-  for shard, start in list(enumerate(starts))[mine]:
-    if arrays.has_shard(directory / main, shard):
-      continue
-    parts: dict[str, list[np.ndarray]] = {}
-    for block in splits.row_blocks(start, min(start + _SHARD_ROWS, rows)):
-      for name, array in function(block).items():
-        if array is not None:
-          parts.setdefault(name, []).append(array)
-    whole = {name: np.concatenate(array) for name, array in parts.items()}
-    with np.errstate(over='ignore'):  # Reported below.
-      whole[main] = whole[main].astype(dtype)
-    if not np.isfinite(whole[main]).all():
-      error = ValueError(
-        f'The alignment gave embeddings that are not finite in {dtype}.'
-      )
-      break
-    for name in sorted(whole, key=lambda name: name == main):
-      arrays.write_shard(directory / name, shard, whole[name])
-  parallel.raise_together(error)
+  with parallel.together():
+    for shard, chosen in arrays.missing_shards(directory / main, rows):
+      parts: dict[str, list[np.ndarray]] = {}
+      for block in splits.row_blocks(chosen.start, chosen.stop):
+        for name, array in function(block).items():
+          if array is not None:
+            parts.setdefault(name, []).append(array)
+      whole = {name: np.concatenate(array) for name, array in parts.items()}
+      with np.errstate(over='ignore'):  # Reported below.
+        whole[main] = whole[main].astype(dtype)
+      if not np.isfinite(whole[main]).all():
+        raise ValueError(
+          f'The alignment gave embeddings that are not finite in {dtype}.'
+        )
+      for name in sorted(whole, key=lambda name: name == main):
+        arrays.write_shard(directory / name, shard, whole[name])
   parallel.barrier(f'mapped into {directory}')
+
+
+def readable(
+  embedded: dict[str, artifact.Artifact],
+  new: str,
+  aligned: arrays.ShardedArray | np.ndarray,
+  log_variance: arrays.ShardedArray | np.ndarray | None,
+  seed: int,
+  width: int | None,
+) -> dict[str, Any]:
+  """What policies may read before any backfilling; None: it is not there.
+
+  Of aligned embeddings, the first `width` coordinates: `Maps.new_dim`. Where
+  that is None no new classifier or embedding is compared with them.
+  """
+  held = {'key': jax.random.key(seed), 'log_variance': log_variance}
+  if width is None:
+    return held | {'aligned': aligned}
+  aligned = leading(aligned, width)
+  train = splits.Pairs(embedded)
+  view = train.arrays([x for x in (new, 'label') if x in train])[0]
+  held |= {
+    'aligned': aligned,
+    'train_new': view[new],
+    'train_labels': view.get('label'),
+  }
+  classifier = classifiers.load(embedded[new])
+  if classifier is None:
+    return held
+  kernel = classifier.kernel
+
+  def logits(rows):
+    return classifier.logits(rows.astype(np.float32))
+
+  read = ByRow(aligned, logits, kernel.shape[1], kernel.dtype)
+  return held | {'logits': read, 'class_weights': kernel}
+
+
+def leading(array: Any, width: int) -> 'ByRow':
+  """The leading coordinates of an array [row, coordinate].
+
+  A map may add coordinates of its own behind the embedding's.
+  """
+  width = min(width, array.shape[1])
+  return ByRow(array, lambda rows: rows[:, :width], width, array.dtype)
+
+
+class ByRow:
+  """A function of an array's rows, [row, width], computed as it is read."""
+
+  def __init__(self, array: Any, function: Callable, width: int, dtype: Any):
+    self.shape = len(array), width
+    self.dtype = dtype
+    self.ndim = 2
+    self._array = array
+    self._function = function
+
+  def __len__(self):
+    return len(self._array)
+
+  def __getitem__(self, rows):
+    return self._function(self._array[rows])

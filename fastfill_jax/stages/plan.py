@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from fastfill_jax import parallel, policies, running
-from fastfill_jax.stages import align, gallery, readable
+from fastfill_jax import parallel, policies
+from fastfill_jax.stages import align, gallery
 from fastfill_jax.storage import artifact, splits
 
 
 def plan(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   definition: dict[str, Any],
   fitted: artifact.Artifact,
@@ -30,28 +30,16 @@ def plan(
 ):
   """Plans the split 'backfill'.
 
-  Args:
-    directory: Gets `aligned` and perhaps `log_variance`, sharded arrays, and
-      for every policy `POLICY.npy`: ids, first to be backfilled first.
-    how: How to go about it.
-    definition: Of the row's method.
-    fitted: The method, fitted.
-    embedded: Results that hold the arrays; `embedded[new]` the classifier.
-    old: The array of old embeddings: an encoder's name.
-    new: The new encoder's name.
-    names: Of the policies; those that read what is not there are left out.
-    seed: Of the random order.
+  The directory gets `aligned` and perhaps `log_variance`, sharded arrays, and
+  for every policy `POLICY.npy`: ids, first to be backfilled first.
   """
   del how
   items = splits.Split(embedded, 'backfill')
   maps = align.load(definition, fitted)
-  side = items.get('side')
-  aligned, log_variance = gallery.write_aligned(
-    maps, items[old], side, directory
-  )
+  aligned, log_variance = gallery.write_aligned(maps, items, old, directory)
   if not parallel.is_main():
     return
-  available = readable.readable(
+  available = gallery.readable(
     embedded, new, aligned, log_variance, seed, maps.new_dim
   )
   ids = items.column('id')

@@ -4,14 +4,16 @@ Here the config's keys become the plain arguments of the stages.
 """
 
 import dataclasses
+import functools
 import json
-import pathlib
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from fastfill_jax import choices, methods, models, report, running
+from fastfill_jax import choices, methods, models, parallel, report
 from fastfill_jax.data import dataset
+from fastfill_jax.methods import method
 from fastfill_jax.stages import (
   align,
   embed,
@@ -25,6 +27,7 @@ from fastfill_jax.stages import (
 from fastfill_jax.storage import artifact, splits
 
 _SIDE = 'side'
+Made = dict[str, artifact.Artifact]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +48,20 @@ class Row:
   new: str
   fuse: float
 
+  @functools.cached_property
+  def method(self) -> method.Method:
+    """Its method, before it is fitted."""
+    return methods.make(**self.definition)
+
   @property
   def fit(self) -> str:
     """What its fitted map depends on: rows may share one."""
     return json.dumps([self.definition, self.old, self.new], sort_keys=True)
+
+  @property
+  def folder(self) -> str:
+    """Its name without what a path cannot hold."""
+    return '_'.join(re.findall(r'[\w+-]+', self.name))
 
 
 def rows(config: ConfigDict) -> list[Row]:
@@ -61,14 +74,15 @@ def rows(config: ConfigDict) -> list[Row]:
   for name, fields in config.alignments.to_dict().items():
     old, new = fields.pop('old', 'old'), fields.pop('new', 'new')
     fuse = float(fields.pop('fuse', 0.0))
-    method = fields.pop('method', None)
+    definition = {'name': fields.pop('method', None)} | fields
+    row = Row(name, definition, old, new, fuse)
     try:
-      methods.make(method, **fields)
+      row.method  # noqa: B018
       if not 0 <= fuse <= 1:
         raise ValueError(f'fuse={fuse} is a share in [0, 1].')
     except ValueError as error:
       raise ValueError(f'alignments[{name!r}]: {error}') from error
-    found.append(Row(name, {'name': method} | fields, old, new, fuse))
+    found.append(row)
   choices.check('main_alignment', config.main_alignment, config.alignments)
   return found
 
@@ -76,8 +90,7 @@ def rows(config: ConfigDict) -> list[Row]:
 def needed(config: ConfigDict, table: list[Row]) -> list[str]:
   """The encoders that the rows and the sequence read."""
   names = [x for row in table for x in (row.old, row.new)]
-  made = [methods.make(**row.definition) for row in table]
-  names += [_SIDE for method in made if _SIDE in method.reads]
+  names += [_SIDE for row in table if _SIDE in row.method.reads]
   names += [config.sequence.newer] if config.sequence.newer else []
   return list(dict.fromkeys(names))
 
@@ -89,9 +102,9 @@ def in_order(encoders: dict[str, Any], names: list[str]) -> list[str]:
   def visit(name, path=()):
     if name in path:
       raise ValueError(f'Encoders read each other: {" -> ".join(path)}.')
-    for other in (encoders[name]['teacher'], encoders[name]['start']):
-      if other:
-        visit(other, (*path, name))
+    recipe = encoders[name]
+    for other in filter(None, (recipe['teacher'], recipe['start'])):
+      visit(other, (*path, name))
     if name not in done:
       done.append(name)
 
@@ -100,226 +113,222 @@ def in_order(encoders: dict[str, Any], names: list[str]) -> list[str]:
   return done
 
 
+@dataclasses.dataclass
 class Seed:
-  """The stages of one seed: the config's keys become plain arguments."""
+  """The stages of one seed, and what they made.
 
-  def __init__(
-    self,
-    config: ConfigDict,
-    workdir: artifact.Workdir,
-    how: running.How,
-    data: dataset.Data | None,
-    seed: int,
-    logs: dict[str, artifact.Artifact],
-  ):
-    """Takes the description of the data, None for embeddings that are there.
+  Attributes:
+    data: The data's description; None for embeddings that are there.
+    results: Of every row that was evaluated.
+    trained: What was trained, by its name in the report.
+    embedded: Where the arrays of each encoder lie.
+    fitted: The rows' maps, by `Row.fit`.
+  """
 
-    What is trained is put in `logs`.
-    """
-    self._config = config
-    self._workdir = workdir
-    self._how = how
-    self._data = data
-    self._seed = seed
-    self._logs = logs
-    self._embedded: dict[str, artifact.Artifact] = {}
-    self._fitted: dict[str, tuple[str, artifact.Artifact]] = {}
+  config: ConfigDict
+  workdir: artifact.Workdir
+  how: parallel.How
+  data: dataset.Data | None
+  seed: int
+  results: list[report.Result] = dataclasses.field(default_factory=list)
+  trained: Made = dataclasses.field(default_factory=dict)
+  embedded: Made = dataclasses.field(default_factory=dict)
+  fitted: Made = dataclasses.field(default_factory=dict)
+
+  @property
+  def _encoder_seed(self) -> int:
+    shared = self.config.share_encoders or self.config.embed.source
+    return self.config.seeds[0] if shared else self.seed
+
+  @property
+  def _swept(self) -> dict[str, Any]:
+    return {
+      'steps': self.config.evaluate.steps,
+      'distance': self.config.evaluate.distance,
+      'seed': self.seed,
+    }
+
+  def _make(self, stage, name, build, /, **given):
+    return self.workdir.make(stage, name, build, self.how, **given)
 
   def encode(self, names) -> dict[str, artifact.Artifact]:
     """Trains encoders, and those they read."""
-    config, made = self._config, {}
-    seed = config.seeds[0] if config.share_encoders else self._seed
-    encoders = config.encoders.to_dict()
+    made, seed = {}, self._encoder_seed
+    encoders = self.config.encoders.to_dict()
     for name in in_order(encoders, names):
       recipe = encoders[name]
-      others = {x for x in (recipe['teacher'], recipe['start']) if x}
-      made[name] = self._workdir.make(
+      others = sorted({recipe['teacher'], recipe['start']} - {''})
+      made[name] = self._make(
         'encode',
         f'{name}/seed{seed}',
         encode.encode,
-        self._how,
         code_of=[models.module_of(recipe['encoder']['name'])],
         recipe=recipe,
-        data=dataset.of_training(self._data),
+        data=dataset.of_training(self.data),
         seed=seed,
-        others={other: made[other] for other in sorted(others)},
+        others={other: made[other] for other in others},
       )
-      self._logs[f'{name}/seed {seed}'] = made[name]
+      self.trained[f'{name}/seed {seed}'] = made[name]
     return made
 
   def embed(self):
     """Embeds by all encoders that are needed, or takes what there is."""
-    config = self._config
+    config, seed = self.config, self._encoder_seed
     if config.embed.source:
-      source = config.embed.source
-      self._embedded = external.make(
-        self._workdir, self._how, source, config.data.held_out
-      )
-      pairs = splits.Pairs(self._embedded)
-      for row in rows(config):
-        method = methods.make(**row.definition)
-        try:
-          align.check_reads(method, pairs, self._embedded['new'])
-        except ValueError as error:
-          raise ValueError(f'alignments[{row.name!r}]: {error}') from error
+      self._take()
       return
-    seed = config.seeds[0] if config.share_encoders else self._seed
-    encoders = self.encode(needed(config, rows(config)))
-    for name in needed(config, rows(config)):
-      recipe = config.encoders[name].encoder
-      self._embedded[name] = self._workdir.make(
+    names = needed(config, rows(config))
+    encoders = self.encode(names)
+    for name in names:
+      self.embedded[name] = self._make(
         'embed',
         f'{name}/seed{seed}',
         embed.embed,
-        self._how,
-        code_of=[models.module_of(recipe.name)],
+        code_of=[models.module_of(config.encoders[name].encoder.name)],
         name=name,
         encoder=encoders[name],
-        data=self._data,
+        data=self.data,
         views=config.embed.views,
         dtype=config.embed.dtype,
         seed=seed,
       )
-    self._embedded['columns'] = self._workdir.make(
-      'embed', 'columns', embed.columns, self._how, data=self._data
+    self.embedded['columns'] = self._make(
+      'embed', 'columns', embed.columns, data=self.data
     )
+
+  def _take(self):
+    """Takes embeddings that are there, if they do for all rows."""
+    config = self.config
+    self.embedded = external.make(
+      self.workdir, self.how, config.embed.source, config.data.held_out
+    )
+    pairs = splits.Pairs(self.embedded)
+    for row in rows(config):
+      try:
+        align.check_reads(row.method, pairs, self.embedded['new'])
+      except ValueError as error:
+        raise ValueError(f'alignments[{row.name!r}]: {error}') from error
 
   def _arrays(self, row, *more):
     """What a row's stages are given of the embeddings."""
     names = {row.old, row.new, *more, 'columns'}
-    if _SIDE in methods.make(**row.definition).reads:
-      names.add(_SIDE)
-    return {x: self._embedded[x] for x in sorted(names & set(self._embedded))}
+    names |= {_SIDE} & set(row.method.reads)
+    return {x: self.embedded[x] for x in sorted(names & set(self.embedded))}
 
   def align(self, row) -> artifact.Artifact:
     """Fits a row, unless another one has the same map."""
-    if row.fit not in self._fitted:
-      method = methods.make(**row.definition)
-      self._fitted[row.fit] = self._workdir.make(
+    if row.fit not in self.fitted:
+      self.fitted[row.fit] = self._make(
         'align',
-        f'{align.file_name(row.name)}/seed{self._seed}',
+        f'{row.folder}/seed{self.seed}',
         align.align,
-        self._how,
-        code_of=[method.module],
+        code_of=[row.method.module],
         definition=row.definition,
-        recipe=self._config.align.to_dict(),
+        recipe=self.config.align.to_dict(),
         embedded=self._arrays(row),
         old=row.old,
         new=row.new,
-        seed=self._seed,
+        seed=self.seed,
       )
-      self._logs[f'{row.name}/seed {self._seed}'] = self._fitted[row.fit]
-    return self._fitted[row.fit]
+      self.trained[f'{row.name}/seed {self.seed}'] = self.fitted[row.fit]
+    return self.fitted[row.fit]
 
-  def table(self, last, tables) -> list[report.Result]:
+  def table(self):
     """Fits and evaluates all rows; serves, plans and goes on with the main."""
-    config, results = self._config, []
+    config = self.config
     for row in rows(config):
       self.align(row)
       if {'evaluate', 'serve', 'report'}.intersection(config.stages):
-        evaluated = self._evaluate(row)
-        results.append(report.Result.load(evaluated.directory))
+        evaluated = self.evaluate(row)
+        self.results.append(report.Result.load(evaluated.directory))
       if row.name != config.main_alignment:
         continue
       if 'serve' in config.stages and config.serve.policies:
-        tables['served'].append(self._serve(row, evaluated))
-      source = self._embedded[row.old].directory
+        self._serve(row, evaluated)
+      source = self.embedded[row.old].directory
       if 'plan' in config.stages and (source / 'backfill').exists():
         self._plan(row)
       if 'sequence' in config.stages and config.sequence.newer:
-        tables['sequence'].append(self._sequence(row))
-    return results
+        self._sequence(row)
 
-  def _evaluate(self, row) -> artifact.Artifact:
-    config, embedded = self._config, self._arrays(row)
-    first = config.seeds[0]
-    shared = config.share_encoders or config.embed.source
-    references = self._workdir.make(
+  def _of(self, row):
+    """A row, fitted, as its stages take it."""
+    return {
+      'definition': row.definition,
+      'fitted': self.align(row),
+      'embedded': self._arrays(row),
+      'old': row.old,
+      'new': row.new,
+    }
+
+  def evaluate(self, row) -> artifact.Artifact:
+    """Sweeps a row, and its references unless another row has the same."""
+    embedded = self._arrays(row)
+    references = self._make(
       'evaluate',
-      f'references/{row.old}-{row.new}/seed{first if shared else self._seed}',
+      f'references/{row.old}-{row.new}/seed{self._encoder_seed}',
       evaluate.sweep_references,
-      self._how,
       embedded={name: x for name, x in embedded.items() if name != _SIDE},
       old=row.old,
       new=row.new,
-      distance=config.evaluate.distance,
+      distance=self._swept['distance'],
     )
-    return self._workdir.make(
+    return self._make(
       'evaluate',
-      f'{align.file_name(row.name)}/seed{self._seed}',
+      f'{row.folder}/seed{self.seed}',
       evaluate.evaluate,
-      self._how,
-      code_of=[methods.make(**row.definition).module],
+      code_of=[row.method.module],
       name=row.name,
-      definition=row.definition,
-      fitted=self._fitted[row.fit],
       references=references,
-      embedded=embedded,
-      old=row.old,
-      new=row.new,
       fuse=row.fuse,
-      names=list(config.evaluate.policies),
-      steps=config.evaluate.steps,
-      distance=config.evaluate.distance,
-      seed=self._seed,
+      names=list(self.config.evaluate.policies),
+      **self._of(row),
+      **self._swept,
     )
 
-  def _serve(self, row, evaluated) -> pathlib.Path:
-    config = self._config
-    made = self._workdir.make(
+  def _serve(self, row, evaluated):
+    config = self.config.serve
+    self._make(
       'serve',
-      f'seed{self._seed}',
+      f'seed{self.seed}',
       serve.serve,
-      self._how,
       evaluated=evaluated,
       embedded=self._arrays(row),
       new=row.new,
-      policies=list(config.serve.policies),
-      kind=config.serve.index,
-      k=config.serve.k,
-      steps=config.evaluate.steps,
-      distance=config.evaluate.distance,
-      seed=self._seed,
+      policies=list(config.policies),
+      kind=config.index,
+      k=config.k,
+      **self._swept,
     )
-    return made.directory / 'served.csv'
 
   def _plan(self, row):
-    self._workdir.make(
+    self._make(
       'plan',
-      f'seed{self._seed}',
+      f'seed{self.seed}',
       plan.plan,
-      self._how,
-      definition=row.definition,
-      fitted=self._fitted[row.fit],
-      embedded=self._arrays(row),
-      old=row.old,
-      new=row.new,
-      names=list(self._config.evaluate.policies),
-      seed=self._seed,
+      names=list(self.config.evaluate.policies),
+      seed=self.seed,
+      **self._of(row),
     )
 
-  def _sequence(self, row) -> pathlib.Path:
-    config = self._config
-    newer = config.sequence.newer
+  def _sequence(self, row):
+    config = self.config.sequence
+    newer = config.newer
     second = dataclasses.replace(
       row, name=f'{row.name}, then', old=row.new, new=newer
     )
     direct = dataclasses.replace(row, name=f'{row.name}, at once', new=newer)
-    made = self._workdir.make(
+    self._make(
       'sequence',
-      f'seed{self._seed}',
+      f'seed{self.seed}',
       sequence.sequence,
-      self._how,
       definition=row.definition,
       first=self.align(row),
       second=self.align(second),
       direct=self.align(direct),
       embedded=self._arrays(row, newer),
       encoders=[row.old, row.new, newer],
-      names=list(config.sequence.policies),
-      switches=list(config.sequence.switches),
-      steps=config.evaluate.steps,
-      distance=config.evaluate.distance,
-      seed=self._seed,
+      names=list(config.policies),
+      switches=list(config.switches),
+      **self._swept,
     )
-    return made.directory / 'sequence.csv'

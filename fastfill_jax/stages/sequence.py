@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastfill_jax import choices, curve, parallel, policies, running
+from fastfill_jax import choices, curve, parallel, policies
 from fastfill_jax.methods import method
-from fastfill_jax.stages import align, readable
+from fastfill_jax.stages import align, evaluate, gallery
 from fastfill_jax.storage import artifact, splits
 
 DIRECT = 'old to newer at once'
@@ -34,7 +34,7 @@ def check(names: tuple[str, ...], switches: tuple[float, ...]):
 
 def sequence(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   definition: dict[str, Any],
   first: artifact.Artifact,
@@ -50,20 +50,9 @@ def sequence(
 ):
   """Writes sequence.csv: the second backfill by policy and switch.
 
-  Args:
-    directory: Where to.
-    how: How to go about it.
-    definition: Of the method of all three maps.
-    first: old -> new, fitted.
-    second: new -> newer.
-    direct: old -> newer.
-    embedded: Results that hold the arrays.
-    encoders: Names of old, new and newer.
-    names: Of the policies; each orders both backfills.
-    switches: Shares of the first backfill at which the second begins.
-    steps: Cut-offs between nothing and everything.
-    distance: Of the search.
-    seed: Of the random order.
+  The maps are fitted: `first` is old -> new, `second` new -> newer, `direct`
+  old -> newer; `encoders` are the names of the three. Each policy orders both
+  backfills; the second begins at `switches`, shares of the first.
 
   Raises:
     ValueError: If the method maps queries: then no map follows another.
@@ -73,37 +62,24 @@ def sequence(
   if any(one.query for one in maps):
     raise ValueError('A sequence needs maps that leave the query as it is.')
   query, items = splits.evaluated(embedded)
-  side = items['side'][:] if 'side' in items else None
+  side = items.column('side')
   aligned, variance = _rows(maps[0], items[old][:], side)
-  of_new, of_newer = (
-    readable.readable(
+
+  def available(name, aligned, variance):
+    found = gallery.readable(
       embedded, name, aligned, variance, seed, items[name].shape[1]
     )
-    for name in (new, newer)
-  )
-  labels = {'labels': items.column('label')}
-  orders, _ = policies.make_orders(names, of_new | labels | {'new': items[new]})
-  rows = []
+    return found | {'labels': items.column('label'), 'new': items[name]}
+
+  orders, _ = policies.make_orders(names, available(new, aligned, variance))
+  cutoffs, rows = curve.cutoffs(len(items), steps), []
 
   def backfill(policy, switch, aligned, variance):
     """Adds the row of one second backfill."""
-    logits = of_newer['logits'] and of_newer['logits'].of(aligned)
-    available = of_newer | labels | {'new': items[newer], 'logits': logits}
-    available |= {'aligned': aligned, 'log_variance': variance}
-    order = policies.make_order(policy, **available)
-    swept = curve.sweep(
-      query[newer],
-      aligned,
-      items[newer],
-      query.column('label'),
-      items.column('label'),
-      order[None],
-      curve.cutoffs(len(items), steps),
-      distance=distance,
-      query_ids=query.column('id'),
-      gallery_ids=items.column('id'),
-      backend=how.sweep_backend,
-      memory_limit=how.memory_limit,
+    order = policies.make_order(policy, **available(newer, aligned, variance))
+    held = query[newer], aligned, items[newer]
+    swept = evaluate.sweep(
+      how, distance, query, items, held, order[None], cutoffs
     )
     row = {'seed': seed, 'policy': policy, 'switch': switch}
     for metric in curve.METRICS:
@@ -131,9 +107,8 @@ def _rows(maps: method.Maps, old, side):
     for rows in splits.row_blocks(0, len(old))
   ]
   aligned, variance = zip(*parts, strict=True)
-  return np.concatenate(aligned), (
-    None if variance[0] is None else np.concatenate(variance)
-  )
+  certain = variance[0] is None
+  return np.concatenate(aligned), None if certain else np.concatenate(variance)
 
 
 def _total(before, added, reached):

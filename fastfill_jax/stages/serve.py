@@ -10,8 +10,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from fastfill_jax import curve, index, parallel, running
-from fastfill_jax.stages import gallery
+from fastfill_jax import curve, index, parallel
 from fastfill_jax.storage import arrays, artifact, splits
 
 
@@ -24,7 +23,7 @@ def check(policies: tuple[str, ...], kind: str, k: int, distance: str):
 
 def serve(
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   *,
   evaluated: artifact.Artifact,
   embedded: dict[str, artifact.Artifact],
@@ -38,18 +37,8 @@ def serve(
 ):
   """Writes served.csv: policy, fraction, mAP@k, cmc@1, cmc@5, recall@k, ....
 
-  Args:
-    directory: Where to.
-    how: How to go about it.
-    evaluated: The row that is served.
-    embedded: Results that hold the arrays.
-    new: The array of new embeddings: an encoder's name.
-    policies: By whose orders; those that the row does not have are left out.
-    kind: The index, see `index.make_index`.
-    k: Neighbours it returns.
-    steps: Cut-offs between nothing and everything.
-    distance: Of the search.
-    seed: Written beside the numbers.
+  Of the row `evaluated`, in its orders by `policies`: those that it does not
+  have are left out. The index, see `index.make_index`, returns k neighbours.
   """
   del how
   if not parallel.is_main():
@@ -62,18 +51,14 @@ def serve(
     for name, split in (('backfilled', items), ('query', query))
   )
   ids = items.column('id')
-  cutoffs = curve.cutoffs(len(items), steps)
-  by_id = np.argsort(ids)
-  columns = ['seed', 'policy', 'fraction']
-  frames = [pd.DataFrame(columns=columns)]
+  cutoffs, by_id = curve.cutoffs(len(items), steps), np.argsort(ids)
+  frames = [pd.DataFrame(columns=['seed', 'policy', 'fraction'])]
   with np.load(evaluated.directory / 'orders.npz') as orders:
-    for policy in policies:
-      if policy not in orders:
-        continue
+    for policy in [x for x in policies if x in orders]:
       curves = index.served_curve(
         index.make_index(kind, distance),
         asked,
-        gallery.open_aligned(evaluated.directory),
+        arrays.ShardedArray(evaluated.directory / 'aligned'),
         backfilled,
         query.column('label'),
         items.column('label'),
@@ -83,10 +68,7 @@ def serve(
         query_ids=query.column('id'),
         gallery_ids=ids,
       )
-      fixed = (seed, policy, cutoffs / len(items))
-      frames.append(
-        pd.DataFrame(dict(zip(columns, fixed, strict=True)) | curves)
-      )
-  partial = directory / 'served.partial'
-  pd.concat(frames[1:] or frames).to_csv(partial, index=False)
-  partial.replace(directory / 'served.csv')
+      fixed = {'seed': seed, 'policy': policy, 'fraction': cutoffs / len(items)}
+      frames.append(pd.DataFrame(fixed | curves))
+  text = pd.concat(frames[1:] or frames).to_csv(index=False)
+  artifact.write_text(directory / 'served.csv', text)

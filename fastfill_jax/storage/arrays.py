@@ -8,8 +8,13 @@ asks for.
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
+
+from fastfill_jax import parallel
+
+_SHARD_ROWS = 65_536
 
 
 def _shard_path(directory, shard: int) -> pathlib.Path:
@@ -34,11 +39,16 @@ def link_shard(directory, shard: int, target: pathlib.Path):
   path.symlink_to(target)
 
 
-def has_shard(directory, shard: int) -> bool:
-  return _shard_path(directory, shard).exists()
+def missing_shards(directory, rows: int) -> Iterator[tuple[int, slice]]:
+  """The shards of this process that are not there, and their rows."""
+  starts = range(0, rows, _SHARD_ROWS)
+  mine = slice(parallel.process_index(), None, parallel.process_count())
+  for shard, start in list(enumerate(starts))[mine]:
+    if not _shard_path(directory, shard).exists():
+      yield shard, slice(start, min(start + _SHARD_ROWS, rows))
 
 
-def write(directory, array: np.ndarray, shard_rows: int = 65_536):
+def write(directory, array: np.ndarray, shard_rows: int = _SHARD_ROWS):
   """Writes an array [row, ...] that is in memory."""
   for shard, start in enumerate(range(0, len(array), shard_rows)):
     write_shard(directory, shard, array[start : start + shard_rows])
@@ -95,15 +105,13 @@ class ShardedArray:
     return out
 
   def _slice(self, start: int, stop: int) -> np.ndarray:
-    pieces = []
-    for end, shard in zip(self._ends, self._shards, strict=True):
-      begin = end - len(shard)
-      piece = shard[max(start - begin, 0) : max(stop - begin, 0)]
-      if len(piece):
-        pieces.append(piece)
-    if not pieces:
-      return np.empty((0, *self.shape[1:]), self.dtype)
-    return np.concatenate(pieces)
+    begins = self._ends - [len(shard) for shard in self._shards]
+    pieces = [
+      shard[max(start - begin, 0) : max(stop - begin, 0)]
+      for begin, shard in zip(begins, self._shards, strict=True)
+      if begin < stop and start < begin + len(shard)
+    ]
+    return np.concatenate(pieces or [self._shards[0][:0]])
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
     del copy

@@ -16,14 +16,16 @@ import hashlib
 import json
 import pathlib
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.serialization
 import flax.traverse_util
+import jax
 from absl import logging
 
-from fastfill_jax import parallel, running
+from fastfill_jax import parallel
 from fastfill_jax.storage import code
 
 
@@ -44,6 +46,7 @@ class Artifact:
   made: str
 
 
+@dataclasses.dataclass
 class Workdir:
   """A run's folder of results.
 
@@ -51,37 +54,33 @@ class Workdir:
     path: The folder.
     stages: Stages that may make results; the others' have to be there.
     anew: Whether results of other code are made anew.
-    found: How many results were there already, by stage.
+    results: All that were made or found, by name.
+    found: How many of them were there already, by stage.
     stale: Files that changed since, by the name of a result that is used.
   """
 
-  def __init__(self, path, stages: Sequence[str], anew: bool = False):
-    self.path = pathlib.Path(path)
-    self.stages = tuple(stages)
-    self.anew = anew
-    self.found: dict[str, int] = {}
-    self.stale: dict[str, list[str]] = {}
+  path: pathlib.Path
+  stages: Sequence[str]
+  anew: bool = False
+  results: dict[str, Artifact] = dataclasses.field(default_factory=dict)
+  found: Counter[str] = dataclasses.field(default_factory=Counter)
+  stale: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
   def make(
     self,
     stage: str,
     name: str,
     build: Callable[..., None],
-    how: running.How,
+    how: parallel.How,
     /,
     code_of: Sequence[str] = (),
     **given: Any,
   ) -> Artifact:
     """The result of these inputs and settings, built unless it is there.
 
-    Args:
-      stage: Whose it is.
-      name: What it is, after the stage.
-      build: build(directory, how, **given); what it left in the folder before
-        a kill is there again, so that it can resume.
-      how: Handed to build.
-      code_of: Modules whose code it depends on, beside build's own.
-      **given: Artifacts, what JSON holds, and dicts and lists of these.
+    What `build` left in the folder before a kill is there again. `given` are
+    artifacts, what JSON holds, and dicts and lists of these; `code_of` names
+    modules whose code the result rests on, beside build's own.
 
     Raises:
       ValueError: If it is not there and its stage was not picked.
@@ -90,13 +89,14 @@ class Workdir:
     directory = self.path / f'{stage}/{name}-{_digest(settings)}'
     name = f'{stage}/{name}'
     files = code.digests([build.__module__, *code_of])
-    inputs = {one.name: one.made for one in _artifacts(given)}
+    read = [x for x in jax.tree.leaves(given) if isinstance(x, Artifact)]
+    inputs = {x.name: x.made for x in read}
     held = read_json(directory / 'made.json')
     fresh = held.get('inputs') == inputs and not (
       self.anew and stage in self.stages and held['code'] != files
     )
     if (directory / 'done').exists() and fresh:
-      self.found[stage] = self.found.get(stage, 0) + 1
+      self.found[stage] += 1
       return self._finished(name, directory, files)
     if stage not in self.stages:
       raise ValueError(
@@ -127,51 +127,34 @@ class Workdir:
       logging.warning(
         '%s is of other code (changed since: %s); --config.run.anew=True makes '
         'it again.',
-        name,
-        ', '.join(changed),
+        *(name, ', '.join(changed)),
       )
     digest = directory.name[-8:]
     made = _digest([digest, held['code'], held['inputs']])
-    return Artifact(name, digest, directory, made)
+    self.results[name] = Artifact(name, digest, directory, made)
+    return self.results[name]
 
   def _news(self, directory: pathlib.Path, settings) -> str:
     """Says what changed against the nearest finished result of the name."""
-    mine = _flat(settings)
-    changes = []
-    for path in sorted(directory.parent.glob(f'{directory.name[:-8]}*')):
-      if (path / 'done').exists() and path != directory:
-        theirs = _flat(json.loads((path / 'settings.json').read_text()))
-        changes.append(
-          [
-            f'{key}: {theirs.get(key, "-")} -> {mine.get(key, "-")}'
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key, '-') != theirs.get(key, '-')
-          ]
-        )
-    if not changes:
-      return ''
-    return '; made anew, for ' + ', '.join(min(changes, key=len))
+    mine, changes = _flat(settings), []
+    for path in sorted(directory.parent.glob(f'{directory.name[:-8]}*/done')):
+      theirs = _flat(read_json(path.parent / 'settings.json'))
+      changes.append(
+        [
+          f'{key}: {theirs.get(key, "-")} -> {mine.get(key, "-")}'
+          for key in sorted(mine.keys() | theirs.keys())
+          if mine.get(key) != theirs.get(key)
+        ]
+      )
+    found = [', '.join(x) for x in sorted(changes, key=len) if x]
+    return f'; made anew, for {found[0]}' if found else ''
 
 
-def _settled(value: Any) -> Any:
+def _settled(given: Any) -> Any:
   """What JSON can hold of a stage's inputs; a result is its digest."""
-  if isinstance(value, Artifact):
-    return value.digest
-  if isinstance(value, dict):
-    return {key: _settled(x) for key, x in value.items()}
-  if isinstance(value, list | tuple):
-    return [_settled(x) for x in value]
-  return value
-
-
-def _artifacts(value: Any) -> list[Artifact]:
-  if isinstance(value, Artifact):
-    return [value]
-  if isinstance(value, dict):
-    value = list(value.values())
-  if isinstance(value, list | tuple):
-    return [one for x in value for one in _artifacts(x)]
-  return []
+  return jax.tree.map(
+    lambda x: x.digest if isinstance(x, Artifact) else x, given
+  )
 
 
 def _digest(value: Any) -> str:

@@ -23,41 +23,31 @@ class Checkpointer:
   def __init__(self, directory, best_metric: str | None = None):
     """Opens or makes a folder of checkpoints.
 
-    Args:
-      directory: Where; made absolute.
-      best_metric: The checkpoint with the largest value of this metric is kept
-        beside the last two; None keeps the last two only. Two, so that a
-        truncated one has a predecessor.
+    The last two are kept, so that a truncated one has a predecessor, and the
+    one with the largest value of `best_metric`, if there is one.
     """
     self._directory = pathlib.Path(os.path.abspath(directory))
-    policies = [checkpoint_managers.LatestN(2)]
+    kept = [checkpoint_managers.LatestN(2)]
     if best_metric is not None:
-      policies.append(
-        checkpoint_managers.BestN(
-          n=1,
-          get_metric_fn=lambda metrics: metrics[best_metric],
-          keep_checkpoints_without_metrics=False,
-        )
+      best = checkpoint_managers.BestN(
+        n=1,
+        get_metric_fn=lambda metrics: metrics[best_metric],
+        keep_checkpoints_without_metrics=False,
       )
-    self._manager = ocp.CheckpointManager(
-      self._directory,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-        enable_async_checkpointing=True,
-      ),
+      kept.append(best)
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
+      enable_async_checkpointing=True,
     )
+    self._manager = ocp.CheckpointManager(self._directory, options=options)
 
   def save(self, step: int, state: Any, metrics: dict | None = None):
     """Starts writing the state after `step` steps, in the background."""
     if step in self._manager.all_steps():
       return
     # NumPy on every process: Orbax refuses host-local arrays of many hosts.
-    self._manager.save(
-      step,
-      args=ocp.args.StandardSave(jax.device_get(state)),
-      metrics=metrics,
-      force=True,
-    )
+    held = ocp.args.StandardSave(jax.device_get(state))
+    self._manager.save(step, args=held, metrics=metrics, force=True)
 
   def restore(self, template: Any) -> tuple[int, Any]:
     """(step, state) of the newest readable checkpoint; (0, template) if none.
@@ -68,23 +58,18 @@ class Checkpointer:
       ValueError: If there are checkpoints and none can be read.
     """
     template = jax.device_get(template)
-    error = None
+    like, error = ocp.args.StandardRestore(template), None
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        state = self._manager.restore(
-          step, args=ocp.args.StandardRestore(template)
-        )
+        return step, jax.device_get(self._manager.restore(step, args=like))
       except Exception as failure:  # Orbax, TensorStore, zarr, JSON: any.
         error = failure
+        reason = str(failure).split('\n', maxsplit=1)[0][:200]
         logging.warning(
           'Checkpoint %d in %s cannot be read (%s); trying the one before.',
-          step,
-          self._directory,
-          str(failure).split('\n', maxsplit=1)[0][:200],
+          *(step, self._directory, reason),
         )
         self._set_aside(step)
-      else:
-        return step, jax.device_get(state)
     if error is not None:
       raise ValueError(
         f'No checkpoint in {self._directory} can be read; delete the folder to '

@@ -28,11 +28,8 @@ def digests(modules: Iterable[str]) -> dict[str, str]:
 
 def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
   """The files that differ, that came, and that are gone."""
-  return sorted(
-    path
-    for path in before.keys() | now.keys()
-    if before.get(path) != now.get(path)
-  )
+  paths = sorted(before.keys() | now.keys())
+  return [path for path in paths if before.get(path) != now.get(path)]
 
 
 def package_digest(package: pathlib.Path = _ROOT) -> bytes:

@@ -5,6 +5,7 @@ Arrays of one split may lie in several results, each encoder's in its own:
 does not grow with it.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -42,13 +43,13 @@ class Split:
     return len(self['id'])
 
   def get(self, name: str) -> arrays.ShardedArray | None:
-    """The array of this name; None if it is not there."""
-    if name not in self:
-      return None
-    return self[name]
+    """The array of this name, or None."""
+    if name in self:
+      return self[name]
+    return None
 
   def column(self, name: str) -> np.ndarray | None:
-    """A whole column in memory, such as 'label' [row]; None if not there."""
+    """A whole column in memory, such as 'label' [row], or None."""
     return self[name][:] if name in self else None
 
 
@@ -88,32 +89,20 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """This process's batches; each is a function of the seed and its step.
 
-  An epoch is a permutation of one view less the remainder; the views take
-  turns.
-
-  Args:
-    views: Arrays [example, ...] by name, of every view.
-    batch_size: Over all processes.
-    seed: Of the permutations.
-    start: The first step.
-
-  Yields:
-    Rows by name, without end.
+  Endless, from the step `start` on; batch_size is over all processes. An epoch
+  is a permutation of one view less the remainder; the views take turns.
   """
   size = len(next(iter(views[0].values())))
   per_epoch = size // batch_size
   local = batch_size // parallel.process_count()
   first = parallel.process_index() * local
-  step = start
-  while True:
-    epoch = step // per_epoch
+  for epoch in itertools.count(start // per_epoch):
     view = views[epoch % len(views)]
     permutation = np.random.default_rng((seed, epoch)).permutation(size)
-    for i in range(step % per_epoch, per_epoch):
-      begin = i * batch_size + first
+    for step in range(max(start - epoch * per_epoch, 0), per_epoch):
+      begin = step * batch_size + first
       rows = permutation[begin : begin + local]
       yield {name: array[rows] for name, array in view.items()}
-    step = (epoch + 1) * per_epoch
 
 
 def blocks(

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from fastfill_jax import parallel, running
+from fastfill_jax import parallel
 from fastfill_jax.storage import checkpoint
 from fastfill_jax.training import progress
 
@@ -64,7 +64,7 @@ def fit(
   *,
   num_steps: int,
   directory: pathlib.Path,
-  how: running.How,
+  how: parallel.How,
   evaluate: Callable[[State], dict[str, float]] | None = None,
 ) -> State:
   """Trains from the last checkpoint in `directory`, or from `state`.

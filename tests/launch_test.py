@@ -154,6 +154,17 @@ def test_gpu_names_the_devices(machine):
   )
 
 
+def test_gpu_measures_itself(machine):
+  code, stdout, _, _ = machine.run(
+    'launch/gpu.sh', '--dry-run', '--benchmark', '--data_dir=d'
+  )
+  assert code == 0
+  assert commands(*stdout.splitlines()) == commands(
+    f'env JAX_PLATFORMS=cuda,cpu {machine.python} '
+    '-m benchmarks.accelerator --data_dir=d'
+  )
+
+
 def test_slurm_submits_itself(machine):
   script = str(machine.root / 'launch/slurm.sbatch')
   arguments = [CONFIG, '--workdir=/w']

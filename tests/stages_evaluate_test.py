@@ -10,7 +10,7 @@ from fastfill_jax.stages import align, evaluate, serve
 from fastfill_jax.storage import arrays, artifact
 
 _SIZE, _STEPS = 60, 4
-_POLICIES = ('random', 'sigma', 'entropy', 'class_mean', 'distance')
+_POLICIES = ('random', 'sigma', 'entropy', 'class_mean', 'distance', 'gain')
 _HOW = parallel.How(None, sweep_backend='numba')
 
 
@@ -161,10 +161,21 @@ def test_the_error_of_an_area_is_that_of_the_sweep(case):
     assert found[1] < result.standard_error[metric][1].mean()
 
 
+def test_the_gain_is_above_all_orders_and_they_are_compared_with_it(case):
+  _, _, run = case
+  result = run(method.Maps(_linear))
+  areas = dict(
+    zip(result.policies, result.curves['mAP'].mean(axis=1), strict=True)
+  )
+  assert max(areas, key=areas.get) == 'gain'
+  assert result.gain_correlation['gain'] == pytest.approx(1)
+  assert abs(result.gain_correlation['random']) < 0.5
+
+
 def test_policies_without_their_inputs_are_left_out_and_named(case, tmp_path):
   _, embedded, run = case
   without = run(method.Maps(_linear))
-  assert without.policies == ('random', 'class_mean', 'distance')
+  assert without.policies == ('random', 'class_mean', 'distance', 'gain')
   assert without.left_out == {
     'sigma': ('log_variance',),
     'entropy': ('logits',),

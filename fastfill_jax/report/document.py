@@ -114,7 +114,8 @@ def _legend(results: Sequence[result.Result], table: pd.DataFrame) -> str:
     f'mAP, CMC@1 and CMC@5 are areas under the backfilling curve: plain means '
     f'over its {len(results[0].fractions)} points. β is the share of the '
     'gallery backfilled; "β to 99% mAP" the first one at which mAP reaches 99% '
-    'of new/new; negative flips are queries right under old/old and wrong '
+    'of new/new; the rank correlation is of an order with what each item alone '
+    'gains; negative flips are queries right under old/old and wrong '
     "now, averaged over the curve. The gain over random is of mAP's area, "
     'seed by seed, n.s. where its 95% interval over seeds holds 0; wins count '
     'the seeds in which it is positive.',

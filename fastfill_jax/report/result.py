@@ -52,6 +52,8 @@ class Result:
     update: Names of the old and of the new encoder.
     needs: What the method reads beside the pairs, such as 'label'.
     left_out: What the policies that were asked for and not run lack, by name.
+    gain_correlation: Spearman's, of each policy's order with the items' true
+      gains; empty where these were not computed.
     groups: Curves as above of subgroups of the queries; may be empty.
     group_references: References as above of each subgroup.
 
@@ -74,6 +76,7 @@ class Result:
   update: tuple[str, str] = ('old', 'new')
   needs: tuple[str, ...] = ()
   left_out: Mapping[str, tuple[str, ...]] = _empty()
+  gain_correlation: Mapping[str, float] = _empty()
   groups: Mapping[str, Curves] = _empty()
   group_references: Mapping[str, References] = _empty()
 

@@ -57,7 +57,8 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
     area, and with `_trapezoid`, `_start` (nothing backfilled) and `_worst`
     (the lowest point) after it; `enough`, the first fraction of `ENOUGH` of
     new/new mAP (NaN if there is none); `mAP_peak`, the highest point, and
-    `peak_at`, its fraction; `negative_flips`, its area; `sag`, the
+    `peak_at`, its fraction; `gain_correlation`, as in `Result`;
+    `negative_flips`, its area; `sag`, the
     mAP area less the mean of the curve's two ends.
   """
   rows = []
@@ -81,6 +82,7 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
       goal = ENOUGH * one.references['new/new']['mAP']
       row['enough'] = x[y >= goal].min(initial=np.inf)
       row |= {'mAP_peak': y.max(), 'peak_at': x[np.argmax(y)]}
+      row['gain_correlation'] = one.gain_correlation.get(policy, np.nan)
       row['negative_flips'] = np.mean(one.negative_flips[i])
       row['sag'] = np.mean(y) - (y[0] + y[-1]) / 2
       rows.append(row)

@@ -27,6 +27,7 @@ COLUMNS = {
   'mAP_peak': ('mAP at best β', 1),
   'peak_at': ('best β', 0),
   'enough': ('β to 99% mAP', -1),
+  'gain_correlation': ('rank correlation with the gain', 0),
   'negative_flips': ('negative flips', -1),
   'gain': ('over random', 0),
   'wins': ('wins', 0),

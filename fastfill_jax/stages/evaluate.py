@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from fastfill_jax import choices, curve, methods, parallel, policies, report
 from fastfill_jax.curve import gain
@@ -124,6 +125,7 @@ def evaluate(
     reads={name: policies.reads(policies.POLICIES[name]) for name in orders},
     needs=methods.make(**definition).reads,
     left_out=left_out,
+    gain_correlation=_correlations(orders, available.get('gains')),
     curves={metric: swept[metric] for metric in curve.METRICS},
     standard_error=swept['standard_error'],
     area_standard_error=swept['area_standard_error'],
@@ -172,6 +174,17 @@ def _scores(references, queries):
   return {
     pair: {m: float(np.nanmean(x[queries])) for m, x in scores.items()}
     for pair, scores in references.items()
+  }
+
+
+def _correlations(orders, gains):
+  """Spearman's, of being early in an order with the gain."""
+  if gains is None or not np.ptp(gains):  # All zero: nothing to order by.
+    return {}
+  early = np.arange(len(gains), 0, -1)
+  return {
+    policy: float(stats.spearmanr(early, gains[order]).statistic)
+    for policy, order in orders.items()
   }
 
 

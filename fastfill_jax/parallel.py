@@ -147,13 +147,14 @@ def mean(tree: Any) -> Any:
 
 
 def everywhere(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """All devices' rows, and the number of the own first, inside a pmap.
+  """All devices' rows, and bool [own row, row]: where they are one; in a pmap.
 
   A loss of the own rows against all rows is averaged as any other: the mean
   over devices of its gradients is the gradient of the mean over all rows.
   """
   rows = jax.lax.all_gather(x, AXIS, tiled=True)
-  return rows, len(x) * jax.lax.axis_index(AXIS)
+  own = len(x) * jax.lax.axis_index(AXIS) + np.arange(len(x))
+  return rows, own[:, None] == np.arange(len(rows))[None]
 
 
 def device_key(key: jax.Array) -> jax.Array:

@@ -72,16 +72,14 @@ class Map(nn.Module):
     """All that the terms of a loss may read of the network."""
     aligned, log_variance = self(old, side, train)
     query, none = self.query(new), jnp.zeros(len(old))
-    outputs = {
+    return {
       'aligned': aligned,
       'aligned_offset': none,
+      'log_variance': log_variance,
       'query': query,
       'stored': query,
       'stored_offset': none,
     }
-    if log_variance is not None:
-      outputs['log_variance'] = log_variance
-    return outputs
 
 
 class Alignment(Map):

@@ -17,8 +17,7 @@ from ml_collections import ConfigDict
 
 import fastfill_jax
 from fastfill_jax import parallel, report
-from fastfill_jax.stages import request
-from fastfill_jax.stages import seed as stage_seed
+from fastfill_jax.stages import request, seed
 from fastfill_jax.storage import artifact, code
 
 
@@ -65,22 +64,18 @@ def run(
   how = request.how(config, preemption)
   workdir = artifact.Workdir(path, config.stages, config.run.anew)
   data = request.describe(config, how)
-  seeds = [
-    stage_seed.Seed(config, workdir, how, data, seed) for seed in config.seeds
-  ]
-  for seed in seeds:
+  seeds = [seed.Seed(config, workdir, how, data, x) for x in config.seeds]
+  for one in seeds:
     if set(config.stages) == {'encode'}:
-      seed.encode(list(config.encoders))
+      one.encode(list(config.encoders))
       continue
-    seed.embed()
+    one.embed()
     if set(config.stages) - {'encode', 'embed'}:
-      seed.table()
-  results = [result for seed in seeds for result in seed.results]
+      one.table()
+  results = [result for one in seeds for result in one.results]
   if workdir.found:
-    logging.info(
-      'There already: %s.',
-      ', '.join(f'{n} of {stage}' for stage, n in workdir.found.items()),
-    )
+    found = (f'{n} of {stage}' for stage, n in workdir.found.items())
+    logging.info('There already: %s.', ', '.join(found))
   if 'report' in config.stages and parallel.is_main():
     preemption.raise_if_requested('The run, before its report,')
     _report(config, workdir, results, seeds)
@@ -93,8 +88,8 @@ def run(
 def _report(config, workdir, results, seeds):
   training = {
     name: path
-    for seed in seeds
-    for name, result in seed.trained.items()
+    for one in seeds
+    for name, result in one.trained.items()
     for path in result.directory.glob('logs/*/metrics.jsonl')
   }
   tables = {'served': [], 'sequence': []}

@@ -93,20 +93,12 @@ def metric_compatible(
   (old_half, own), (new_half, _) = map(parallel.everywhere, (aligned, query))
   others = ~own
   positives, negatives = same(label) & others, ~same(label)
-  similarity = [
-    nearness(query, half, temperature * new_square)
-    for half in (old_half, new_half)
-  ]
+  scale = temperature * new_square
+  similarity = [nearness(query, half, scale) for half in (old_half, new_half)]
   none = jnp.zeros_like(positives)
-  values = [
-    ranked(
-      jnp.concatenate([similarity[this], similarity[1 - this]], axis=1),
-      jnp.concatenate([positives, none], axis=1),
-      jnp.concatenate([others, negatives], axis=1),
-    )
-    for this in (0, 1)
-  ]
-  return (values[0] + values[1]) / 2
+  counted = jnp.hstack([positives, none]), jnp.hstack([others, negatives])
+  values = ranked(jnp.hstack(similarity), *counted)
+  return (values + ranked(jnp.hstack(similarity[::-1]), *counted)) / 2
 
 
 def contrast(

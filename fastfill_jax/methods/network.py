@@ -24,7 +24,7 @@ class Network(method.Method):
   """A network and its loss.
 
   Attributes:
-    network: A `models.alignment.Map`.
+    network: A `models.alignment.Map`, FastFill's by default.
     options: Of the network, such as {'hidden_dim': 512}.
     error: Terms by weight, whose sum the uncertainty predicts.
     terms: Terms by weight that are added as they are.
@@ -33,7 +33,7 @@ class Network(method.Method):
     recipe: What differs from the config's recipe of training.
   """
 
-  network: type[alignment.Map]
+  network: type[alignment.Map] = alignment.Alignment
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   error: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   terms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -125,7 +125,7 @@ class Network(method.Method):
       how=how,
     )
     if parallel.is_main():
-      names = {'new_dim', 'hidden_dim'} & set(dir(network))
+      names = [x for x in ('new_dim', 'hidden_dim') if hasattr(network, x)]
       fields = {name: getattr(network, name) for name in names}
       artifact.write_json(directory / 'network.json', fields)
     artifact.save_variables(

@@ -69,10 +69,10 @@ def _encoder_flops(recipe, data, classes) -> float:
   encoder = models.make_encoder(axis_name=parallel.AXIS, **recipe['encoder'])
   head = heads.make_head(classes, **recipe['head'])
   optimizer = optim.from_recipe(recipe, recipe['num_epochs'])
-  own = {
-    k: v for k, v in recipe['terms'].items() if k in ('classify', 'simclr')
+  own = {'classify', 'simclr'}.intersection(recipe['terms'])
+  recipe = recipe | {
+    'terms': {name: recipe['terms'][name] for name in sorted(own)}
   }
-  recipe = recipe | {'terms': own}
   normalise = dataset.normaliser(data)
   step = encode.make_step(encoder, head, optimizer, normalise, recipe)
   batch = {
@@ -91,15 +91,8 @@ def _network_flops(method, widths, recipe, classes) -> float:
   optimizer = optim.from_recipe(recipe, recipe['num_epochs'])
   network = method.make_network(widths['new'], recipe, parallel.AXIS)
   weights, options = terms.parse({**method.error, **method.terms}, terms.TERMS)
-  step = programs.make_step(
-    network,
-    heads.Linear(classes),
-    optimizer,
-    tuple(method.error),
-    options,
-    recipe['label_smoothing'],
-    True,
-  )
+  given = network, heads.Linear(classes), optimizer, tuple(method.error)
+  step = programs.make_step(*given, options, recipe['label_smoothing'], True)
   size = recipe['batch_size']
   batch = {
     name: jax.ShapeDtypeStruct((size, width), jnp.float32)

@@ -72,6 +72,6 @@ def make_encoder(
   return constructor(embedding_dim=embedding_dim, dtype=dtype, **options)
 
 
-def modulepartial(name: str) -> str:
+def module_of(name: str) -> str:
   """The module that defines the encoder of this name."""
   return ENCODERS[name].func.__module__

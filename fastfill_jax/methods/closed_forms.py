@@ -1,11 +1,7 @@
 """Alignments without training: the floor that every network should beat.
 
 All are affine, aligned = old @ kernel + bias, and all are fitted from moments
-that one pass over blocks of pairs collects, so that neither side need fit in
-memory:
-
-  params = closed_forms.ridge(closed_forms.collect(blocks))
-  aligned = closed_forms.apply(params, old)
+that one pass over blocks of pairs collects: neither side need fit in memory.
 """
 
 import dataclasses
@@ -75,8 +71,7 @@ def procrustes(moments: Moments) -> Affine:
   Schoenemann, "A generalized solution of the orthogonal Procrustes problem",
   1966. Both sides are centred and nothing is scaled. Widths may differ: U V^T
   of the covariance's SVD then has orthonormal rows (old narrower; still the
-  least squares) or columns (old wider; then it is the projection of largest
-  covariance, and least squares would weigh the discarded part too).
+  least squares) or columns (old wider: the projection of largest covariance).
   """
   u, _, vt = np.linalg.svd(moments.cross, full_matrices=False)
   return _about_means(u @ vt, moments)

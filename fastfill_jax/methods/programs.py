@@ -15,7 +15,11 @@ from fastfill_jax.training import loop, optim
 
 
 def make_step(network, head, optimizer, error, options, label_smoothing, train):
-  """One step on a loss of terms, to be pmapped.
+  """One step on a loss of terms: (state, batch, constants) -> (state, metrics).
+
+  To be pmapped. The batch holds 'old', 'new' and perhaps 'side' [batch,
+  embedding] and 'label' [batch]; constants are 'weights', the seed's 'key' and
+  what else the terms read, so that one program serves all seeds and weights.
 
   Args:
     network: A `Map`.
@@ -25,12 +29,6 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
     options: Of every term, by name.
     label_smoothing: What terms read by this name.
     train: False: BatchNorm is frozen.
-
-  Returns:
-    step(state, batch, constants) -> (state, metrics); batch holds 'old', 'new'
-    and perhaps 'side' [batch, embedding] and 'label' [batch]; constants are
-    'weights', the seed's 'key' and what else the terms read, so that one
-    program serves all seeds and weights.
   """
 
   def loss_fn(params, batch_stats, batch, constants):

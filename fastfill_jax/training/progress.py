@@ -121,18 +121,10 @@ def bar(
 ) -> Iterator[T]:
   """Passes items on, showing how many are through, the rate and the time left.
 
-  In a terminal that is a progress bar, elsewhere a log line now and then; where
-  not enabled, on all but the main process, nothing.
-
-  Args:
-    items: What to pass on.
-    description: What is being done.
-    total: Number of items, earlier ones included; by default `done` and those
-      in `items`.
-    done: Items done by an earlier run, which count as done but not as speed.
-    unit: What an item is called, in plural.
-    seconds: Time between two log lines.
-    enabled: Whether anything is shown.
+  In a terminal that is a progress bar, elsewhere a log line every so many
+  seconds; where not enabled, on all but the main process, nothing. `done` items
+  of an earlier run count as done but not as speed; `total` has them too, and is
+  by default `done` and those in `items`.
   """
   if total is None:
     total = done + len(items)

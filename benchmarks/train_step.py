@@ -19,10 +19,10 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import table
-from fastfill_jax import cost, models, parallel
+from fastfill_jax import models, parallel
 from fastfill_jax.data import dataset
 from fastfill_jax.models import heads
-from fastfill_jax.stages import encode
+from fastfill_jax.stages import counting, encode
 from fastfill_jax.training import optim
 
 _ENCODER = flags.DEFINE_string('encoder', None, 'Default: by the device.')
@@ -82,7 +82,7 @@ def make_jax(network, images, labels):
     network, head, optimizer, normalise(images[:1]), seed=0
   )
   batch = {'image': images, 'label': labels}
-  work = cost.flops(step, state, batch, {})
+  work = counting.flops(step, state, batch, {})
   mapped = parallel.pmap(
     step, in_axes=(None, 0, None), out_axes=None, donate=(0,)
   )

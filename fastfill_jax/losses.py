@@ -99,50 +99,6 @@ def uncertain(
   return nll(by_coordinate, log_variance) + 0.5 * jnp.exp(-mean) * others
 
 
-def nt_xent(
-  embedding_a: jax.Array,
-  embedding_b: jax.Array,
-  temperature: float,
-  axis_name: str | None = None,
-) -> jax.Array:
-  """SimCLR's contrastive loss (arXiv 2002.05709, equation 1).
-
-  The other view of an image must be closer, by cosine, than both views of
-  every other image in the batch.
-
-  Args:
-    embedding_a: one view of every image, [batch, embedding].
-    embedding_b: the other view, likewise.
-    temperature: divides the cosines.
-    axis_name: the device axis whose batches are negatives too. The mean over
-      devices of the gradients is then the gradient of the mean over all.
-
-  Returns:
-    [batch]: the mean of the view's two losses, one per direction.
-
-  Raises:
-    ValueError: if the shapes differ or temperature is not positive.
-  """
-  _check_matrices(embedding_a, embedding_b)
-  if temperature <= 0:
-    raise ValueError(f'temperature={temperature}; it must be positive.')
-  local = [normalise(embedding_a), normalise(embedding_b)]
-  everywhere, first = local, 0
-  if axis_name is not None:
-    everywhere = [
-      jax.lax.all_gather(view, axis_name, tiled=True) for view in local
-    ]
-    first = len(embedding_a) * jax.lax.axis_index(axis_name)
-  own = (first + jnp.arange(len(embedding_a)))[:, None]
-  itself = own == jnp.arange(len(everywhere[0]))[None]
-  losses = []
-  for this, other in ((0, 1), (1, 0)):
-    negatives = jnp.where(itself, -jnp.inf, local[this] @ everywhere[this].T)
-    similarity = jnp.hstack([local[this] @ everywhere[other].T, negatives])
-    losses.append(cross_entropy(similarity / temperature, own[:, 0]))
-  return (losses[0] + losses[1]) / 2
-
-
 def normalise(x: jax.Array, axis: int = 1) -> jax.Array:
   """Vectors along an axis at length 1; all zero, as after a ReLU, stays so."""
   square = jnp.sum(x**2, axis=axis, keepdims=True)

@@ -3,11 +3,10 @@
 import pathlib
 import sys
 
-import rich
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from fastfill_jax import parallel, pipeline, report
+from fastfill_jax import parallel, pipeline
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The run; PATH.py:debug for its form of seconds.'
@@ -34,7 +33,7 @@ flags.mark_flag_as_required('config')
 
 
 def main(argv: list[str]) -> int:
-  """Joins the other processes, checks, runs, prints the table."""
+  """Joins the other processes, and runs."""
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments {argv[1:]}; flags start with --.')
   # Orbax tells every file it touches.
@@ -52,12 +51,9 @@ def main(argv: list[str]) -> int:
         _JOIN_TIMEOUT.value,
       )
     logging.info('%s on %s', config.name, parallel.describe())
-    pipeline.split_names(config)
-    config.run.label_dir = config.run.label_dir or str(workdir / 'labels')
-    pipeline.check(config)
     pipeline.claim(config, workdir)
     parallel.keep_programs(workdir / 'programs')
-    results = pipeline.run(config, workdir, parallel.Preemption())
+    pipeline.run(config, workdir, parallel.Preemption())
   except parallel.Preempted as stop:
     logging.warning('%s Start again to continue.', stop)
     return parallel.EXIT_PREEMPTED
@@ -67,9 +63,6 @@ def main(argv: list[str]) -> int:
       logging.error('The workdir is %s. Start again to continue.', workdir)
     logging.debug('Where it came from:', exc_info=True)
     return 1
-  if results and parallel.is_main():
-    rich.print(report.table(results))
-    logging.info('Report, figures and tables: %s', workdir)
   return 0
 
 

@@ -33,9 +33,9 @@ def initialize(
 ):
   """Joins the other processes; the first call of a multi-process run.
 
-  Without a coordinator_address, 'host:port' of process 0, JAX finds the cluster
-  (TPU metadata, SLURM, Open MPI). If a process does not join within `timeout`
-  seconds, this one says so and exits with code 1.
+  Without the address of process 0 JAX finds the cluster (TPU metadata, SLURM,
+  Open MPI). If a process does not join within `timeout` seconds, this one says
+  so and exits with code 1.
 
   Raises:
     ValueError: If the three do not fit together, or no cluster is found.
@@ -114,10 +114,9 @@ def pmap(
   """`jax.pmap` over the axis `parallel.AXIS`.
 
   With `local` the axis has the devices of this process only, and processes
-  need not call in step with each other.
-
-  With several virtual CPU devices each call is waited for: XLA:CPU deadlocks
-  when collectives of several calls are in flight.
+  need not call in step with each other. With several virtual CPU devices each
+  call is waited for: XLA:CPU deadlocks when collectives of several calls are in
+  flight.
   """
   mapped = jax.pmap(
     fn,
@@ -133,31 +132,29 @@ def pmap(
 
 
 def replicate(tree: Any) -> Any:
-  """The tree as a pmapped step with out_axes=None would return it.
-
-  A step compiles anew for state that lies elsewhere than its own output.
-  """
+  """The tree as a pmapped step returns it: else it would compile anew."""
   some = np.zeros(local_device_count())  # pmap wants a mapped argument.
   return pmap(lambda x, _: x, in_axes=(None, 0), out_axes=None)(tree, some)
 
 
 def mean(tree: Any) -> Any:
-  """The mean over devices, inside a pmapped function."""
+  """The mean over devices, in a pmap."""
   return jax.lax.pmean(tree, AXIS)
 
 
 def everywhere(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """All devices' rows, and the number of the own first, inside a pmap.
+  """All devices' rows, and which is which of the own, [own, row]; in a pmap.
 
   A loss of the own rows against all rows is averaged as any other: the mean
   over devices of its gradients is the gradient of the mean over all rows.
   """
   rows = jax.lax.all_gather(x, AXIS, tiled=True)
-  return rows, len(x) * jax.lax.axis_index(AXIS)
+  own = len(x) * jax.lax.axis_index(AXIS) + np.arange(len(x))
+  return rows, own[:, None] == np.arange(len(rows))[None]
 
 
 def device_key(key: jax.Array) -> jax.Array:
-  """A different key on every device, inside a pmapped function."""
+  """A different key on every device, in a pmap."""
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 
 
@@ -214,15 +211,14 @@ def together() -> Iterator[None]:
   Raises:
     ValueError: The message of the first process that failed.
   """
+  if process_count() == 1:
+    yield
+    return
   error = None
   try:
     yield
   except (ValueError, OSError) as failure:
     error = failure
-  if process_count() == 1:
-    if error is not None:
-      raise error
-    return
   text = np.zeros(2048, np.uint8)
   if error is not None:
     message = str(error).encode()[: text.size] or b'unknown error'

@@ -15,10 +15,9 @@ reads, and are all it can read:
   gains          each item's true gain in mAP (`curve.gain`) [gallery]
 
 It returns an order: int [gallery], a permutation, first to be backfilled
-first. Ties go by index. Arrays may be NumPy's or anything that gives NumPy
-arrays for slices, such as memory-mapped shards: they are read in blocks of
-rows, in time linear in the gallery but for the sort. A new policy is one
-function and one line in `POLICIES`.
+first. Ties go by index. Arrays may be anything that gives NumPy arrays for
+slices, such as memory-mapped shards: they are read in blocks of rows. A new
+policy is one function and one line in `POLICIES`.
 
 `sigma` is FastFill's (arXiv 2303.04766, section 4.2); `class_mean` comes from
 arXiv 2509.16664, entropy and its kin from RACT (ICLR 2022).
@@ -45,10 +44,9 @@ def random(key: jax.Array, aligned: np.ndarray) -> np.ndarray:
 def sigma(log_variance: np.ndarray) -> np.ndarray:
   """Most uncertain first.
 
-  With a log-variance per coordinate, by their mean: up to constants that is
-  the entropy of the predicted Gaussian, and what weighs the cross-entropy in
-  training. The variances' own mean would be ruled by the one coordinate that
-  is predicted worst.
+  With a log-variance per coordinate, by their mean: up to constants the entropy
+  of the predicted Gaussian. The variances' own mean would be ruled by the one
+  coordinate that is predicted worst.
   """
   return _order(
     lambda x: x if x.ndim == 1 else x.mean(axis=1), log_variance=log_variance
@@ -143,12 +141,7 @@ def neighbour_entropy(
     same = labels[:, :, None] == labels[:, None, :]
     return -np.sort(np.log(same.mean(axis=2)), axis=1).mean(axis=1)
 
-  scores = []
-  for start in range(0, len(aligned), 1024):
-    rows = np.asarray(aligned[start : start + 1024])
-    _check_finite('aligned', rows, start)
-    scores.append(score(rows))
-  return np.argsort(-np.concatenate(scores), kind='stable')
+  return _order(score, 1024, aligned=aligned)
 
 
 def sigma_entropy(log_variance: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -213,30 +206,20 @@ def reads(policy: Callable[..., np.ndarray]) -> tuple[str, ...]:
   return tuple(inspect.signature(policy).parameters)
 
 
-def _lacks(name: str, available: Mapping[str, Any]) -> tuple[str, ...]:
-  """What a policy reads and is not there, or None."""
-  policy = POLICIES[choices.check('policy', name, POLICIES)]
-  return tuple(key for key in reads(policy) if available.get(key) is None)
-
-
 def make_order(name: str, **available: Any) -> np.ndarray:
-  """Runs a policy, by name, on what it reads of the arrays by the names above.
-
-  Returns:
-    order, int [gallery].
+  """An order, int [gallery], by the policy of this name, of what it reads.
 
   Raises:
     ValueError: if the policy is unknown, or an array it reads is missing (or
       None), not finite, or does not fit the others.
   """
-  missing = _lacks(name, available)
-  policy = POLICIES[name]
-  if missing:
+  orders, left_out = make_orders([name], available)
+  if left_out:
     raise ValueError(
-      f'Policy {name} reads {", ".join(reads(policy))}; missing: '
-      f'{", ".join(missing)}.'
+      f'Policy {name} reads {", ".join(reads(POLICIES[name]))}; missing: '
+      f'{", ".join(left_out[name])}.'
     )
-  return policy(**{key: available[key] for key in reads(policy)})
+  return orders[name]
 
 
 def make_orders(
@@ -245,20 +228,22 @@ def make_orders(
   """Orders of the policies whose inputs are there; what the others lack."""
   orders, left_out = {}, {}
   for name in names:
-    if missing := _lacks(name, available):
+    policy = POLICIES[choices.check('policy', name, POLICIES)]
+    given = {key: available.get(key) for key in reads(policy)}
+    if missing := tuple(key for key, x in given.items() if x is None):
       left_out[name] = missing
     else:
-      orders[name] = make_order(name, **available)
+      orders[name] = policy(**given)
   return orders, left_out
 
 
-def _blocks(**arrays: Any) -> Iterator[list[np.ndarray]]:
-  """Yields blocks of rows as float64 (integers as they are), checked."""
+def _blocks(most: int = 2**62, **arrays: Any) -> Iterator[list[np.ndarray]]:
+  """Blocks of `most` rows as float64 (integers as they are), checked."""
   lengths = {name: len(x) for name, x in arrays.items()}
   if len(set(lengths.values())) != 1:
     raise ValueError(f'Arrays of different lengths: {lengths}.')
   width = max(int(np.prod(x.shape[1:])) for x in arrays.values())
-  size = max(1, _BLOCK_BYTES // (8 * width))
+  size = max(1, min(most, _BLOCK_BYTES // (8 * width)))
   for start in range(0, lengths.popitem()[1], size):
     block = []
     for name, x in arrays.items():
@@ -270,15 +255,15 @@ def _blocks(**arrays: Any) -> Iterator[list[np.ndarray]]:
     yield block
 
 
-def _rows(function: Callable[..., np.ndarray], **arrays: Any) -> np.ndarray:
+def _rows(function: Callable, *most: int, **arrays: Any) -> np.ndarray:
   """Applies a function of rows, block by block; returns [gallery]."""
-  scores = [function(*block) for block in _blocks(**arrays)]
+  scores = [function(*block) for block in _blocks(*most, **arrays)]
   return np.concatenate(scores) if scores else np.zeros(0)
 
 
-def _order(function: Callable[..., np.ndarray], **arrays: Any) -> np.ndarray:
+def _order(function: Callable, *most: int, **arrays: Any) -> np.ndarray:
   """By a function's score of rows, the largest first."""
-  return np.argsort(-_rows(function, **arrays), kind='stable')
+  return np.argsort(-_rows(function, *most, **arrays), kind='stable')
 
 
 def _check_finite(name, rows, start):
@@ -316,10 +301,7 @@ def _from_class_mean(far, aligned, labels):
 
 
 def _by_mean_rank(*orders):
-  positions = np.zeros(len(orders[0]))
-  for order in orders:
-    positions[order] += np.arange(len(order))
-  return np.argsort(positions, kind='stable')
+  return np.argsort(sum(np.argsort(order) for order in orders), kind='stable')
 
 
 def _squared_distance(a, b):

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 from fastfill_jax import losses
 
@@ -145,91 +144,6 @@ def test_equal_log_variances_per_coordinate_are_one_per_example():
   )
 
 
-def nt_xent_statement(a, b, temperature):
-  both = np.concatenate([a, b])
-  both = both / np.linalg.norm(both, axis=1, keepdims=True)
-  n = len(a)
-  values = []
-  for i in range(2 * n):
-    similarity = np.exp(both @ both[i] / temperature)
-    positive = similarity[(i + n) % (2 * n)]
-    values.append(-np.log(positive / (similarity.sum() - similarity[i])))
-  return (np.array(values[:n]) + values[n:]) / 2
-
-
-def test_nt_xent_equals_its_statement():
-  a, b = np.random.default_rng(0).normal(size=(2, 8, 3))
-  np.testing.assert_allclose(
-    losses.nt_xent(jnp.array(a), jnp.array(b), 0.5),
-    nt_xent_statement(a, b, 0.5),
-    rtol=1e-5,
-  )
-
-
-def contrastive(params, images, axis_name=None):
-  return losses.nt_xent(images[0] @ params, images[1] @ params, 0.2, axis_name)
-
-
-def one_device(params, images):
-  def mean(params):
-    values = contrastive(params, images)
-    return values.mean(), values
-
-  return jax.value_and_grad(mean, has_aux=True)(params)
-
-
-def test_nt_xent_on_four_pmapped_devices_is_one():
-  images = jax.random.normal(jax.random.key(0), (2, 8, 6))
-  params = jax.random.normal(jax.random.key(1), (6, 3))
-
-  def step(params, images):
-    def mean(params):
-      values = contrastive(params, images, 'device')
-      return values.mean(), values
-
-    gradient, values = jax.grad(mean, has_aux=True)(params)
-    return jax.lax.pmean(gradient, 'device'), values
-
-  (_, values), gradient = one_device(params, images)
-  split = images.reshape(2, 4, 2, 6).swapaxes(0, 1)
-  step = jax.pmap(step, axis_name='device', in_axes=(None, 0))
-  got_gradient, got_values = jax.block_until_ready(step(params, split))
-  np.testing.assert_allclose(got_values.ravel(), values, rtol=1e-5)
-  for copy in got_gradient:
-    np.testing.assert_allclose(copy, gradient, rtol=1e-4, atol=1e-6)
-
-
-def test_nt_xent_on_four_devices_of_a_mesh_is_one():
-  images = jax.random.normal(jax.random.key(0), (2, 8, 6))
-  params = jax.random.normal(jax.random.key(1), (6, 3))
-  split, whole = PartitionSpec(None, 'device'), PartitionSpec()
-
-  def mean(params):
-    values = jax.shard_map(
-      lambda params, images: contrastive(params, images, 'device'),
-      mesh=jax.make_mesh(
-        (4,), ('device',), axis_types=(jax.sharding.AxisType.Auto,)
-      ),
-      in_specs=(whole, split),
-      out_specs=PartitionSpec('device'),
-    )(params, images)
-    return values.mean(), values
-
-  (_, values), gradient = one_device(params, images)
-  (_, got_values), got_gradient = jax.jit(
-    jax.value_and_grad(mean, has_aux=True)
-  )(params)
-  np.testing.assert_allclose(got_values, values, rtol=1e-5)
-  np.testing.assert_allclose(got_gradient, gradient, rtol=1e-4, atol=1e-6)
-
-
-def test_an_embedding_of_zeros_has_finite_slopes():
-  gradient = jax.jit(jax.grad(lambda x: losses.nt_xent(x, x, 0.1).sum()))(
-    jnp.zeros((2, 3))
-  )
-  assert np.isfinite(gradient).all()
-
-
 @pytest.mark.parametrize(
   'call, message',
   [
@@ -239,7 +153,6 @@ def test_an_embedding_of_zeros_has_finite_slopes():
     (lambda x: losses.cross_entropy(x, jnp.arange(3)), r'\(3,\)'),
     (lambda x: losses.cross_entropy(x, jnp.arange(2), 1.5), '1.5'),
     (lambda x: losses.nll(x[:, 0], x), r'\(2,\) and \(2, 3\)'),
-    (lambda x: losses.nt_xent(x, x, 0), 'temperature=0'),
   ],
 )
 def test_bad_input_is_named(call, message):

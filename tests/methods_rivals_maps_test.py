@@ -7,9 +7,9 @@ import pytest
 import scipy.linalg
 
 from configs import base, digits, embeddings
-from fastfill_jax import methods, parallel, pipeline, policies
+from fastfill_jax import methods, parallel, policies
 from fastfill_jax.methods import drift_adapter, lambda_orthogonality
-from fastfill_jax.stages import gallery
+from fastfill_jax.stages import gallery, request
 
 WIDTH = 3
 
@@ -147,8 +147,7 @@ def test_no_policy_compares_a_turned_gallery_with_the_new_classifier():
 
 def test_forms_with_rivals_are_valid():
   for config in (digits.get_config('rivals'), embeddings.get_config('rivals')):
-    pipeline.split_names(config)
-    pipeline.check(config)
+    request.check(config)
   pairs = embeddings.get_config('rivals_of_pairs')
   for row in pairs.alignments.to_dict().values():
     assert methods.make(row.pop('method'), **row).reads == ()
@@ -157,15 +156,13 @@ def test_forms_with_rivals_are_valid():
 @pytest.mark.parametrize('name', ['bct', 'ract'])
 def test_compatible_encoders_are_as_wide_as_the_old_one(name):
   config = digits.get_config('rivals')
-  pipeline.split_names(config)
   config.encoders[name].encoder.embedding_dim = 32
   with pytest.raises(ValueError, match='of one width: embedding_dim=32 and 16'):
-    pipeline.check(config)
+    request.check(config)
 
 
 def test_influence_reads_a_linear_classifier():
   config = digits.get_config('rivals')
-  pipeline.split_names(config)
   config.encoders.old.head = {'name': 'arcface'}
   with pytest.raises(ValueError, match="'arcface', not 'linear'"):
-    pipeline.check(config)
+    request.check(config)

@@ -235,12 +235,47 @@ def test_everywhere_on_real_devices():
   def function(x):
     return parallel.everywhere(x)
 
-  rows, first = parallel.pmap(function, in_axes=(0,), out_axes=0)(
+  rows, own = parallel.pmap(function, in_axes=(0,), out_axes=0)(
     parallel.shard(given)
   )
   assert parallel.device_count() == 4
   np.testing.assert_array_equal(rows, np.tile(given, (4, 1)))
-  np.testing.assert_array_equal(first, [0, 2, 4, 6])
+  np.testing.assert_array_equal(own.reshape(8, 8), np.eye(8, dtype=bool))
+
+
+def _simclr_on(devices, kernel, views):
+  """SimCLR of [view, image, pixel] @ kernel, split over devices; [image]."""
+
+  def one(share):
+    logits = jnp.concatenate([*share]) @ kernel
+    return encoder_terms.simclr(logits, temperature=0.2)
+
+  split = jnp.stack(jnp.split(views, devices, axis=1))
+  return jnp.ravel(jax.vmap(one, axis_name=parallel.AXIS)(split))
+
+
+def test_simclr_equals_its_statement_on_one_and_four_devices():
+  views, kernel = jax.random.normal(jax.random.key(0), (2, 8, 6)), jnp.eye(6, 3)
+  both = np.concatenate([*np.asarray(views @ kernel)])
+  both /= np.linalg.norm(both, axis=1, keepdims=True)
+  values = []
+  for i, x in enumerate(both):
+    similarity = np.exp(both @ x / 0.2)
+    positive = similarity[(i + 8) % 16]
+    values.append(-np.log(positive / (similarity.sum() - similarity[i])))
+  expected = (np.array(values[:8]) + values[8:]) / 2
+  slope = jax.grad(lambda k, n: jnp.mean(_simclr_on(n, k, views)))
+  for devices in (1, 4):
+    values = _simclr_on(devices, kernel, views)
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+      slope(kernel, devices), slope(kernel, 1), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_projections_of_zeros_have_finite_slopes():
+  slope = jax.grad(lambda k: jnp.sum(_simclr_on(1, k, jnp.ones((2, 3, 2)))))
+  assert np.isfinite(slope(jnp.zeros((2, 3)))).all()
 
 
 def test_influence_is_of_the_old_classifiers_own_classes():

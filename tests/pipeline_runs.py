@@ -35,6 +35,5 @@ def keep(config, *names):
 
 
 def run(config, workdir, kill_at=-1):
-  pipeline.check(config)
   pipeline.claim(config, workdir)
   return pipeline.run(config, workdir, Kill(kill_at))

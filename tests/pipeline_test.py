@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from fastfill_jax import pipeline
 from fastfill_jax.methods import encoder_terms
+from fastfill_jax.stages import request
 
 
 @pytest.fixture(scope='module')
@@ -220,7 +221,7 @@ def test_wrong_values_are_refused_before_any_work(change, message):
   config = pipeline_runs.debug_config()
   change(config)
   with pytest.raises(ValueError, match=message):
-    pipeline.check(config)
+    request.check(config)
 
 
 def test_a_term_that_reads_a_teacher_needs_one(monkeypatch):
@@ -232,13 +233,13 @@ def test_a_term_that_reads_a_teacher_needs_one(monkeypatch):
   config.encoders.old.encoder.embedding_dim = 32
   config.encoders.new.terms.mimic = 1.0
   with pytest.raises(ValueError, match=r"'mimic'\] and teacher='' do not go"):
-    pipeline.check(config)
+    request.check(config)
   config.encoders.new.teacher = 'old'
-  pipeline.check(config)
+  request.check(config)
   config.encoders.old.terms.mimic = 1.0
   config.encoders.old.teacher = 'new'
   with pytest.raises(ValueError, match='read each other: '):
-    pipeline.check(config)
+    request.check(config)
 
 
 @pytest.mark.parametrize(

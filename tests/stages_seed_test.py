@@ -8,9 +8,9 @@ import pipeline_runs
 import pytest
 
 from configs import base
-from fastfill_jax import parallel, pipeline
+from fastfill_jax import parallel
 from fastfill_jax.data import dataset
-from fastfill_jax.stages import seed
+from fastfill_jax.stages import request, seed
 from fastfill_jax.storage import artifact
 
 
@@ -32,13 +32,13 @@ def _digests(change=lambda config: None, config=None):
   """By the name of a result its digest, of all stages up to 'evaluate'."""
   config = config or pipeline_runs.debug_config()
   change(config)
-  pipeline.check(config)
-  how = pipeline._how(config, parallel.Preemption())
+  request.check(config)
+  how = request.how(config, parallel.Preemption())
   data = dataset.describe(config.data.to_dict(), how)
   recorder = _Recorder()
   one = seed.Seed(config, recorder, how, data, 0)
   one.embed()
-  for row in seed.rows(config):
+  for row in request.rows(config):
     one.evaluate(row)
   return recorder.made
 
@@ -172,7 +172,7 @@ def test_encoders_come_after_those_they_read():
     'new': {'teacher': 'old', 'start': 'middle'},
     'middle': {'teacher': 'old', 'start': ''},
   }
-  assert seed.in_order(encoders, ['new', 'old']) == ['old', 'middle', 'new']
+  assert request.in_order(encoders, ['new', 'old']) == ['old', 'middle', 'new']
   encoders['old']['teacher'] = 'new'
   with pytest.raises(ValueError, match=r'read each other: new -> old'):
-    seed.in_order(encoders, ['new'])
+    request.in_order(encoders, ['new'])

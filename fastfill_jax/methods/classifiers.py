@@ -11,12 +11,7 @@ from fastfill_jax.storage import artifact
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """The new model's frozen classifier.
-
-  Attributes:
-    head: Its module, with params {'kernel': [embedding, class]}.
-    kernel: W_new.
-  """
+  """The new model's frozen classifier: a head, and W_new [embedding, class]."""
 
   head: Any
   kernel: np.ndarray

@@ -1,11 +1,7 @@
 """Alignments without training: the floor that every network should beat.
 
 All are affine, aligned = old @ kernel + bias, and all are fitted from moments
-that one pass over blocks of pairs collects, so that neither side need fit in
-memory:
-
-  params = closed_forms.ridge(closed_forms.collect(blocks))
-  aligned = closed_forms.apply(params, old)
+that one pass over blocks of pairs collects: neither side need fit in memory.
 """
 
 import dataclasses
@@ -37,13 +33,7 @@ class Moments(NamedTuple):
 
 
 def collect(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Moments:
-  """Collects the moments of (old, new) blocks of rows.
-
-  Args:
-    blocks: pairs of old [block, old embedding], new [block, new embedding].
-
-  Returns:
-    The moments of all rows.
+  """The moments of all rows of blocks of pairs, each [block, embedding].
 
   Raises:
     ValueError: if there is no row, a block's shapes do not fit, or a value is
@@ -72,9 +62,7 @@ def identity(moments: Moments) -> Affine:
       f'identity needs embeddings of one width, got old {old_dim} and new '
       f'{new_dim}.'
     )
-  return Affine(
-    np.eye(old_dim, dtype=np.float32), np.zeros(old_dim, np.float32)
-  )
+  return Affine(np.eye(old_dim, dtype='f4'), np.zeros(old_dim, 'f4'))
 
 
 def procrustes(moments: Moments) -> Affine:
@@ -83,8 +71,7 @@ def procrustes(moments: Moments) -> Affine:
   Schoenemann, "A generalized solution of the orthogonal Procrustes problem",
   1966. Both sides are centred and nothing is scaled. Widths may differ: U V^T
   of the covariance's SVD then has orthonormal rows (old narrower; still the
-  least squares) or columns (old wider; then it is the projection of largest
-  covariance, and least squares would weigh the discarded part too).
+  least squares) or columns (old wider: the projection of largest covariance).
   """
   u, _, vt = np.linalg.svd(moments.cross, full_matrices=False)
   return _about_means(u @ vt, moments)
@@ -93,10 +80,7 @@ def procrustes(moments: Moments) -> Affine:
 def ridge(moments: Moments, penalty: float | None = None) -> Affine:
   """Linear regression with a penalty on |kernel|^2, none on the bias.
 
-  Args:
-    moments: of the pairs to fit.
-    penalty: added to the diagonal of the centred gram matrix; None takes
-      `gcv_penalty`.
+  It is added to the diagonal of the centred gram matrix; None: `gcv_penalty`.
 
   Raises:
     ValueError: if the penalty is not positive.
@@ -158,14 +142,8 @@ def _about_means(kernel, moments):
 def _of_block(old, new):
   old_mean, new_mean = old.mean(axis=0), new.mean(axis=0)
   old, new = old - old_mean, new - new_mean
-  return Moments(
-    len(old),
-    old_mean,
-    new_mean,
-    old.T @ old,
-    old.T @ new,
-    float(np.sum(new**2)),
-  )
+  square = float(np.sum(new**2))
+  return Moments(len(old), old_mean, new_mean, old.T @ old, old.T @ new, square)
 
 
 def _merge(a, b):
@@ -204,7 +182,7 @@ class ClosedForm(method.Method):
 
   Attributes:
     solve: The function that gives it.
-    penalty: Of ridge; None takes `gcv_penalty`.
+    penalty: Of ridge.
   """
 
   solve: Callable[..., Affine]
@@ -224,25 +202,18 @@ class ClosedForm(method.Method):
     held = artifact.load_variables(directory / 'variables.msgpack')
     params = Affine(**held)
 
-    def mapped(x):
-      return apply(params, x).astype(np.float32)
+    def mapped(x, side=None):
+      return apply(params, x), None
 
-    if self.acts_on == 'gallery':
-      return method.Maps(
-        lambda old, side=None: (mapped(old), None),
-        new_dim=params.kernel.shape[1],
-      )
-    return method.Maps(
-      lambda old, side=None: (np.asarray(old, np.float32), None), mapped
-    )
+    if self.acts_on == 'query':
+      return method.of_query(lambda new: mapped(new)[0])
+    return method.Maps(mapped, new_dim=params.kernel.shape[1])
 
 
-IDENTITY = ClosedForm(
-  source='the old embedding as it is', module=__name__, solve=identity
-)
-PROCRUSTES = ClosedForm(
-  source='Schoenemann, 1966', module=__name__, solve=procrustes
-)
-RIDGE = ClosedForm(
-  source='Hoerl and Kennard, 1970', module=__name__, solve=ridge
-)
+def _method(source, solve):
+  return ClosedForm(source=source, module=__name__, solve=solve)
+
+
+IDENTITY = _method('the old embedding as it is', identity)
+PROCRUSTES = _method('Schoenemann, 1966', procrustes)
+RIDGE = _method('Hoerl and Kennard, 1970', ridge)

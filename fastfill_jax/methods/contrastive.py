@@ -27,8 +27,7 @@ def info_nce(
   temperature: float = 0.1,
 ) -> jax.Array:
   """The own item before all others: InfoNCE (arXiv 1807.03748), no labels."""
-  gallery, first = parallel.everywhere(aligned)
-  own = _own(query, gallery, first)
+  gallery, own = parallel.everywhere(aligned)
   similarity = nearness(query, gallery, temperature * new_square)
   return ranked(similarity, own, jnp.ones_like(own))
 
@@ -64,8 +63,8 @@ def mixed(
     backfilled = jax.random.uniform(key_items, (len(query), 1)) < share
     gallery = jnp.where(backfilled, stored, aligned)
     offset = jnp.where(backfilled[:, 0], stored_offset, aligned_offset)
-  gallery, first = parallel.everywhere(gallery)
-  others = ~_own(query, gallery, first)
+  gallery, own = parallel.everywhere(gallery)
+  others = ~own
   scale = temperature * new_square
   similarity = nearness(query, gallery, scale)
   similarity -= parallel.everywhere(offset)[0][None] / scale
@@ -91,51 +90,52 @@ def metric_compatible(
   the candidates of an aligned positive are the new negatives too, and among
   those of a new positive the aligned ones; the mean of the two losses.
   """
-  halves = [parallel.everywhere(x)[0] for x in (aligned, query)]
-  first = parallel.everywhere(query)[1]
-  others = ~_own(query, halves[0], first)
+  (old_half, own), (new_half, _) = map(parallel.everywhere, (aligned, query))
+  others = ~own
   positives, negatives = same(label) & others, ~same(label)
-  similarity = [
-    nearness(query, half, temperature * new_square) for half in halves
-  ]
+  scale = temperature * new_square
+  similarity = [nearness(query, half, scale) for half in (old_half, new_half)]
   none = jnp.zeros_like(positives)
-  values = [
-    ranked(
-      jnp.concatenate([similarity[this], similarity[1 - this]], axis=1),
-      jnp.concatenate([positives, none], axis=1),
-      jnp.concatenate([others, negatives], axis=1),
-    )
-    for this in (0, 1)
-  ]
-  return (values[0] + values[1]) / 2
+  counted = jnp.hstack([positives, none]), jnp.hstack([others, negatives])
+  values = ranked(jnp.hstack(similarity), *counted)
+  return (values + ranked(jnp.hstack(similarity[::-1]), *counted)) / 2
 
 
-def class_contrast(
-  anchor: jax.Array, other: jax.Array, label: jax.Array, temperature: float
+def contrast(
+  aligned: jax.Array,
+  query: jax.Array,
+  label: jax.Array,
+  *,
+  temperature: float = 0.1,
 ) -> jax.Array:
   """The own class, own item included, before the others, by cosine.
 
-  Supervised contrast (arXiv 2004.11362) of an anchor in one space with another
-  one's items; of different widths, by the coordinates that both have.
+  Supervised contrast (arXiv 2004.11362) of aligned items with new ones; of
+  different widths, by the coordinates that both have.
   """
-  width = min(anchor.shape[1], other.shape[1])
-  gallery, _ = parallel.everywhere(losses.normalise(other[:, :width]))
-  similarity = losses.normalise(anchor[:, :width]) @ gallery.T / temperature
+  width = min(aligned.shape[1], query.shape[1])
+  gallery, _ = parallel.everywhere(losses.normalise(query[:, :width]))
+  similarity = losses.normalise(aligned[:, :width]) @ gallery.T / temperature
   return ranked(similarity, same(label), jnp.ones_like(similarity, bool))
+
+
+def contrast_old(
+  aligned: jax.Array,
+  old: jax.Array,
+  label: jax.Array,
+  *,
+  temperature: float = 0.1,
+) -> jax.Array:
+  """`contrast` of aligned items with old ones."""
+  return contrast(aligned, old, label, temperature=temperature)
 
 
 def ranked(
   similarity: jax.Array, positives: jax.Array, candidates: jax.Array
 ) -> jax.Array:
-  """-mean over positives of the log-softmax over candidates.
+  """-mean over positives of the log-softmax over candidates, [query].
 
-  Args:
-    similarity: [query, gallery], larger is closer.
-    positives: bool [query, gallery], candidates all of them.
-    candidates: bool [query, gallery].
-
-  Returns:
-    [query]; 0 without positives.
+  All are [query, gallery]; positives are candidates. 0 without positives.
   """
   total = jax.nn.logsumexp(similarity, axis=1, where=candidates)
   count = jnp.sum(positives, axis=1)
@@ -148,8 +148,8 @@ def any_ranked(
 ) -> jax.Array:
   """-log of the positives' share of the softmax over candidates.
 
-  Neighbourhood components analysis (Goldberger et al., NeurIPS 2004); the
-  arguments and the result are those of `ranked`.
+  Neighbourhood components analysis (Goldberger et al., NeurIPS 2004); as
+  `ranked`.
   """
   total = jax.nn.logsumexp(similarity, axis=1, where=candidates)
   some = jnp.any(positives, axis=1)
@@ -170,9 +170,3 @@ def nearness(query: jax.Array, gallery: jax.Array, scale) -> jax.Array:
 def same(label: jax.Array) -> jax.Array:
   """Whether own rows and all devices' are of one class, [row, all rows]."""
   return label[:, None] == parallel.everywhere(label)[0][None]
-
-
-def _own(query, gallery, first):
-  """Where a query meets its own item, bool [query, gallery]."""
-  rows = first + jnp.arange(len(query))
-  return rows[:, None] == jnp.arange(len(gallery))[None]

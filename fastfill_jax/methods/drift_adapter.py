@@ -27,9 +27,9 @@ class LowRank(alignment.Map):
   def __call__(self, old, side=None, train=False):
     """See `Map`."""
     del side, train
-    width = old.shape[1]
-    x = layers.torch_dense(self.rank, width, use_bias=False, name='down')(old)
-    return layers.torch_dense(self.new_dim, self.rank, name='up')(x), None
+    width, dense = old.shape[1], layers.torch_dense
+    x = dense(self.rank, width, use_bias=False, name='down')(old)
+    return dense(self.new_dim, self.rank, name='up')(x), None
 
 
 class Residual(alignment.Map):
@@ -45,15 +45,11 @@ class Residual(alignment.Map):
   def __call__(self, old, side=None, train=False):
     """See `Map`."""
     del side, train
-    width = old.shape[1]
-    x = layers.torch_dense(self.hidden_dim, width, name='hidden')(old)
-    x = layers.torch_dense(self.new_dim, self.hidden_dim, name='out')(
-      nn.gelu(x)
-    )
+    width, dense = old.shape[1], layers.torch_dense
+    x = dense(self.hidden_dim, width, name='hidden')(old)
+    x = dense(self.new_dim, self.hidden_dim, name='out')(nn.gelu(x))
     if width != self.new_dim:
-      old = layers.torch_dense(
-        self.new_dim, width, use_bias=False, name='straight'
-      )(old)
+      old = dense(self.new_dim, width, use_bias=False, name='straight')(old)
     return old + x, None
 
 

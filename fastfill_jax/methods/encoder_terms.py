@@ -32,9 +32,20 @@ def classify(
 
 
 def simclr(logits: jax.Array, *, temperature: float = 0.1) -> jax.Array:
-  """SimCLR's loss on projections: side-information (FCT, arXiv 2112.02805)."""
-  view_a, view_b = jnp.split(logits, 2)
-  return losses.nt_xent(view_a, view_b, temperature, parallel.AXIS)
+  """SimCLR's loss on projections (arXiv 2002.05709, equation 1), [image].
+
+  The other view of an image must be closer, by cosine, than both views of every
+  other image: the mean of the two directions. It trains side-information (FCT,
+  arXiv 2112.02805).
+  """
+  views = [losses.normalise(x) for x in jnp.split(logits, 2)]
+  (all_a, itself), (all_b, _) = map(parallel.everywhere, views)
+  own, values = jnp.argmax(itself, axis=1), []
+  for view, same, other in ((views[0], all_a, all_b), (views[1], all_b, all_a)):
+    negatives = jnp.where(itself, -jnp.inf, view @ same.T)
+    similarity = jnp.hstack([view @ other.T, negatives]) / temperature
+    values.append(losses.cross_entropy(similarity, own))
+  return (values[0] + values[1]) / 2
 
 
 def influence(

@@ -10,12 +10,10 @@ first. Every subset of it is a row of the paper's ablation.
 """
 
 from fastfill_jax.methods import network
-from fastfill_jax.models import alignment
 
 METHOD = network.Network(
   source='Jaeckle et al., ICLR 2023, arXiv 2303.04766',
   module=__name__,
-  network=alignment.Alignment,
   error={'l2': 1.0, 'disc': 1.0},
   uncertainty='example',
 )

@@ -6,12 +6,10 @@ where the new model has no classifier.
 """
 
 from fastfill_jax.methods import network
-from fastfill_jax.models import alignment
 
 METHOD = network.Network(
   source='van den Oord et al., 2018, arXiv 1807.03748',
   module=__name__,
-  network=alignment.Alignment,
   error={'l2': 1.0},
   terms={'info_nce': 0.3},
   uncertainty='example',

@@ -34,9 +34,8 @@ class Affine(alignment.Map):
   def __call__(self, old, side=None, train=False):
     """See `Map`."""
     del side, train
-    return layers.torch_dense(self.new_dim, old.shape[1], name='affine')(
-      old
-    ), None
+    affine = layers.torch_dense(self.new_dim, old.shape[1], name='affine')
+    return affine(old), None
 
 
 class Unified(alignment.Map):
@@ -61,14 +60,11 @@ class Unified(alignment.Map):
 
   def setup(self):
     """F, and what B differs from the identity by."""
-    options = {'uncertainty': self.uncertainty, 'axis_name': self.axis_name}
+    width, given = self.new_dim, (self.uncertainty, self.axis_name)
     if self.forward == 'affine':
-      self.forward_map = Affine(self.new_dim, **options)
+      self.forward_map = Affine(width, *given)
     else:
-      self.forward_map = alignment.Alignment(
-        self.new_dim, hidden_dim=self.hidden_dim, **options
-      )
-    width = self.new_dim
+      self.forward_map = alignment.Alignment(width, *given, self.hidden_dim)
     shape = (width, width) if self.relaxed else (width * (width - 1) // 2,)
     self.change = self.param('change', nn.initializers.zeros, shape)
     if self.relaxed:

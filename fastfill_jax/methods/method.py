@@ -30,23 +30,27 @@ ACTS_ON = ('gallery', 'query')
 
 @dataclasses.dataclass(frozen=True)
 class Maps:
-  """A fitted method.
+  """A fitted method: functions of rows [row, embedding].
 
   Attributes:
-    align: (old [row, embedding], side or None) -> (aligned [row, embedding],
-      log_variance [row], [row, embedding] or None), all float32.
-    query: new [row, embedding] -> [row, embedding], or None for itself.
-    store: (new, aligned) -> what an item becomes when it is backfilled [row,
-      embedding], or None for query(new).
+    align: (old, side or None) -> (aligned, log_variance [row], [row, embedding]
+      or None), all float32.
+    query: new -> what is asked with; None for itself.
+    store: (new, aligned) -> what an item becomes when it is backfilled; None
+      for query(new).
     new_dim: How many leading coordinates of what is aligned are a new
-      embedding, which the new classifier can read; None if the space is
-      another.
+      embedding, which the new classifier can read; None in another space.
   """
 
   align: Callable[[Array, Array | None], tuple[Array, Array | None]]
   query: Callable[[Array], Array] | None = None
   store: Callable[[Array, Array], Array] | None = None
   new_dim: int | None = None
+
+
+def of_query(query: Callable[[Array], Array]) -> Maps:
+  """The gallery stays as it is, and what is asked with is mapped."""
+  return Maps(lambda old, side=None: (np.asarray(old, np.float32), None), query)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,15 +85,10 @@ class Method(abc.ABC):
     recipe: Mapping[str, Any],
     seed: int,
   ) -> None:
-    """Fits the map to pairs and writes it.
+    """Fits the map to pairs and writes it; resumes from what a kill left.
 
-    Args:
-      directory: Where to; a killed fit resumes from what is there.
-      how: How to go about it.
-      views: Pairs 'old', 'new', and 'side' and 'label' where read.
-      classifier: The new model's.
-      recipe: Of training.
-      seed: Of initialisation and batches.
+    Views hold 'old', 'new', and 'side' and 'label' where read; the classifier
+    is the new model's.
     """
 
   @abc.abstractmethod

@@ -7,12 +7,10 @@ as everywhere in this table, so that one index serves both halves.
 """
 
 from fastfill_jax.methods import network
-from fastfill_jax.models import alignment
 
 METHOD = network.Network(
   source='Seo et al., WACV 2025, arXiv 2301.03767',
   module=__name__,
-  network=alignment.Alignment,
   error={'l2': 1.0},
   terms={'metric_compatible': 1.0},
   uncertainty='example',

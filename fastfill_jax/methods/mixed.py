@@ -6,12 +6,10 @@ with `mask='none'`, from the aligned items alone.
 """
 
 from fastfill_jax.methods import network
-from fastfill_jax.models import alignment
 
 METHOD = network.Network(
   source='supervised contrast, arXiv 2004.11362, on a mixed gallery',
   module=__name__,
-  network=alignment.Alignment,
   error={'l2': 1.0},
   terms={'mixed': 1.0},
   uncertainty='example',

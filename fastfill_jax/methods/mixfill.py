@@ -18,8 +18,6 @@ backfilled (`contrastive.mixed`): half the mean over all relevant items, as mAP
 counts, half their sum, as the first hit does.
 """
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
@@ -39,7 +37,6 @@ class Level(alignment.Map):
 
   hidden_dim: int = 2048
   kept: float = 0.3
-  in_new_space: ClassVar[bool] = True
 
   def __post_init__(self):
     if not 0 <= self.kept <= 1:
@@ -49,10 +46,7 @@ class Level(alignment.Map):
   def setup(self):
     """The network, both offsets, and the scale of the data."""
     self.alignment = alignment.Alignment(
-      self.new_dim,
-      hidden_dim=self.hidden_dim,
-      uncertainty=self.uncertainty,
-      axis_name=self.axis_name,
+      self.new_dim, self.uncertainty, self.axis_name, self.hidden_dim
     )
     self.aligned_offset = layers.torch_dense(1, self.hidden_dim)
     self.stored_hidden = layers.torch_dense(_WIDTH, 2 * self.new_dim)
@@ -79,16 +73,14 @@ class Level(alignment.Map):
     """See `Map`."""
     aligned, offset, log_variance = self._align(old, side, train)
     stored, stored_offset = self._store(new, aligned)
-    outputs = {
+    return {
       'aligned': aligned,
       'aligned_offset': offset,
+      'log_variance': log_variance,
       'query': new,
       'stored': stored,
       'stored_offset': stored_offset,
     }
-    if log_variance is not None:
-      outputs['log_variance'] = log_variance
-    return outputs
 
   def _align(self, old, side, train):
     aligned, log_variance, hidden = self.alignment.with_hidden(old, side, train)

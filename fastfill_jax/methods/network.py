@@ -24,7 +24,7 @@ class Network(method.Method):
   """A network and its loss.
 
   Attributes:
-    network: A `models.alignment.Map`.
+    network: A `models.alignment.Map`, FastFill's by default.
     options: Of the network, such as {'hidden_dim': 512}.
     error: Terms by weight, whose sum the uncertainty predicts.
     terms: Terms by weight that are added as they are.
@@ -33,7 +33,7 @@ class Network(method.Method):
     recipe: What differs from the config's recipe of training.
   """
 
-  network: type[alignment.Map]
+  network: type[alignment.Map] = alignment.Alignment
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   error: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   terms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -72,39 +72,26 @@ class Network(method.Method):
     return terms.parse({**self.error, **self.terms}, terms.TERMS)
 
   def make_network(
-    self,
-    new_dim: int,
-    recipe: Mapping[str, Any],
-    axis_name: str | None = None,
+    self, new_dim: int, recipe: Mapping[str, Any], axis_name: str | None = None
   ) -> alignment.Map:
     """The network, its hidden width by default the recipe's."""
     fields = {field.name for field in dataclasses.fields(self.network)}
     options = {k: v for k, v in recipe.items() if k in fields} | self.options
-    return self.network(
-      new_dim=new_dim,
-      uncertainty=self.uncertainty,
-      axis_name=axis_name,
-      **options,
-    )
+    return self.network(new_dim, self.uncertainty, axis_name, **options)
 
   def fit(self, directory, how, views, classifier, recipe, seed):
     """Trains from the last checkpoint in the directory; see `Method`."""
     recipe = {**recipe, **self.recipe}
-    views = [_turned(view, self.acts_on) for view in views]
-    widths = {name: view.shape[1:] for name, view in views[0].items()}
-    size = len(views[0]['old'])
-    network = self.make_network(widths['new'][0], recipe, parallel.AXIS)
-    num_steps = optim.num_steps(recipe, size)
-    if self.acts_on == 'query':
+    if self.acts_on == 'query':  # What a network is given is called old.
+      views = [{**x, 'old': x['new'], 'new': x['old']} for x in views]
       classifier = None  # Its embeddings are not those of the gallery.
+    widths = {name: view.shape[1:] for name, view in views[0].items()}
+    network = self.make_network(widths['new'][0], recipe, parallel.AXIS)
+    num_steps = optim.num_steps(recipe, len(views[0]['old']))
     there = {*views[0], *(('classifier',) if classifier else ())}
     weights, options = self._parsed()
     # Terms of weight 0 stay, if they can: one program serves all weights.
-    weights = {
-      name: weight
-      for name, weight in weights.items()
-      if weight or there.issuperset(_needs(name))
-    }
+    weights = {k: v for k, v in weights.items() if v or there >= {*_needs(k)}}
     init, running, frozen = programs.make_programs(
       network,
       classifier.head if classifier else None,
@@ -114,16 +101,17 @@ class Network(method.Method):
       num_steps,
       tuple(widths.items()),
     )
+    key, new_square = jax.random.key(seed), np.float32(_mean_square(views))
     constants = {
       'weights': weights,
-      'key': jax.random.key_data(jax.random.key(seed)),
+      'key': jax.random.key_data(key),
+      'new_square': new_square,
     }
     if classifier:
       constants['class_weights'] = classifier.kernel
-    constants['new_square'] = np.float32(_mean_square(views))
-    state = init(jax.random.key(seed))
+    state = init(key)
     if 'new_square' in state.batch_stats:
-      held = state.batch_stats | {'new_square': constants['new_square']}
+      held = state.batch_stats | {'new_square': new_square}
       state = state.replace(batch_stats=held)
     freeze_step = int(recipe['freeze_batch_norm'] * num_steps)
     state = loop.fit(
@@ -137,11 +125,8 @@ class Network(method.Method):
       how=how,
     )
     if parallel.is_main():
-      fields = {'new_dim': network.new_dim} | {
-        name: getattr(network, name)
-        for name in ('hidden_dim',)
-        if hasattr(network, name)
-      }
+      names = [x for x in ('new_dim', 'hidden_dim') if hasattr(network, x)]
+      fields = {name: getattr(network, name) for name in names}
       artifact.write_json(directory / 'network.json', fields)
     artifact.save_variables(
       directory / 'variables.msgpack',
@@ -160,41 +145,23 @@ class Network(method.Method):
     def align(old, side=None):
       return run('__call__', old, *((side,) if self.side else ()))
 
-    if self.acts_on == 'query':
-      return method.Maps(
-        lambda old, side=None: (np.asarray(old, np.float32), None),
-        query=lambda new: align(new)[0],
-        new_dim=None,
-      )
-    return method.Maps(
-      align,
-      query=functools.partial(run, 'query') if self._has('query') else None,
-      store=functools.partial(run, 'store') if self._has('store') else None,
-      new_dim=network.new_dim if network.in_new_space else None,
-    )
+    def own(name):
+      """A method of the network; None if it is as in every `Map`."""
+      if getattr(self.network, name) is getattr(alignment.Map, name):
+        return None
+      return functools.partial(run, name)
 
-  def _has(self, name: str) -> bool:
-    """Whether the network has its own of a method of `Map`."""
-    return getattr(self.network, name) is not getattr(alignment.Map, name)
+    if self.acts_on == 'query':
+      return method.of_query(lambda new: align(new)[0])
+    new_dim = network.new_dim if network.in_new_space else None
+    return method.Maps(align, own('query'), own('store'), new_dim)
 
 
 def _needs(name: str) -> tuple[str, ...]:
   """What has to be there for a term, in the words of `Method.reads`."""
-  kinds = {
-    'label': 'label',
-    'logits': 'classifier',
-    'class_weights': 'classifier',
-  }
-  return tuple(
-    kinds[read] for read in terms.reads(terms.TERMS[name]) if read in kinds
-  )
-
-
-def _turned(view, acts_on):
-  """The pairs as the network sees them: its input is called old."""
-  if acts_on == 'gallery':
-    return view
-  return dict(view) | {'old': view['new'], 'new': view['old']}
+  kinds = dict.fromkeys(('logits', 'class_weights'), 'classifier')
+  kinds['label'] = 'label'
+  return tuple(kinds[x] for x in terms.reads(terms.TERMS[name]) if x in kinds)
 
 
 def _mean_square(views) -> float:

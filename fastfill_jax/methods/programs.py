@@ -15,7 +15,11 @@ from fastfill_jax.training import loop, optim
 
 
 def make_step(network, head, optimizer, error, options, label_smoothing, train):
-  """One step on a loss of terms, to be pmapped.
+  """One step on a loss of terms: (state, batch, constants) -> (state, metrics).
+
+  To be pmapped. The batch holds 'old', 'new' and perhaps 'side' [batch,
+  embedding] and 'label' [batch]; constants are 'weights', the seed's 'key' and
+  what else the terms read, so that one program serves all seeds and weights.
 
   Args:
     network: A `Map`.
@@ -25,12 +29,6 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
     options: Of every term, by name.
     label_smoothing: What terms read by this name.
     train: False: BatchNorm is frozen.
-
-  Returns:
-    step(state, batch, constants) -> (state, metrics); batch holds 'old', 'new'
-    and perhaps 'side' [batch, embedding] and 'label' [batch]; constants are
-    'weights' and what else the terms read, so that one program serves all
-    seeds and weights.
   """
 
   def loss_fn(params, batch_stats, batch, constants):
@@ -48,23 +46,19 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
     if head is not None:
       kernel = {'params': {'kernel': constants['class_weights']}}
       available['logits'] = head.apply(kernel, outputs['aligned'])
-    values = {}
-    for name, chosen in options.items():
-      term = terms.TERMS[name]
-      arguments = {read: available[read] for read in terms.reads(term)}
-      values[name] = term(**arguments, **chosen)
+    values = terms.values(terms.TERMS, options, available)
     weighted = {
       name: constants['weights'][name] * value for name, value in values.items()
     }
     loss = losses.uncertain(
-      [weighted[name] for name in error], outputs.get('log_variance')
+      [weighted[name] for name in error], outputs['log_variance']
     )
     for name, value in weighted.items():  # Always in the same order.
       if name not in error:
         loss += losses.per_example(value)
     metrics = {name: jnp.mean(value) for name, value in values.items()}
     metrics['loss'] = jnp.mean(loss)
-    if 'log_variance' in outputs:
+    if outputs['log_variance'] is not None:
       metrics['log_variance'] = jnp.mean(outputs['log_variance'])
     return metrics['loss'], (metrics, updates.get('batch_stats', {}))
 
@@ -84,24 +78,16 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
 
 @functools.cache  # All losses of a network begin alike.
 def make_init(network, optimizer, widths):
+  """init(key) -> State, of inputs of these widths by name."""
+
   @jax.jit
   def init(key):
     example = {name: jnp.zeros((1, *width)) for name, width in widths}
-    variables = network.init(
-      key,
-      example['old'],
-      example.get('side'),
-      example['new'],
-      False,
-      method='outputs',
-    )
+    old, side, new = (example.get(x) for x in ('old', 'side', 'new'))
+    variables = network.init(key, old, side, new, False, method='outputs')
     params = variables['params']
-    return loop.State(
-      jnp.int32(0),
-      params,
-      variables.get('batch_stats', {}),
-      optimizer.init(params),
-    )
+    batch_stats = variables.get('batch_stats', {})
+    return loop.State(jnp.int32(0), params, batch_stats, optimizer.init(params))
 
   return init
 
@@ -115,47 +101,32 @@ def _make_optimizer(recipe, num_steps):
 def make_programs(network, head, error, options, recipe, num_steps, widths):
   """-> (init, step with BatchNorm running, and frozen)."""
   optimizer = _make_optimizer(recipe, num_steps)
-  init = make_init(network, optimizer, widths)
+  smoothing = json.loads(recipe)['label_smoothing']
+  given = network, head, optimizer, error, json.loads(options), smoothing
   running, frozen = (
     parallel.pmap(
-      make_step(
-        network,
-        head,
-        optimizer,
-        error,
-        json.loads(options),
-        json.loads(recipe)['label_smoothing'],
-        train,
-      ),
+      make_step(*given, train),
       in_axes=(None, 0, None),
       out_axes=None,
       donate=(0,),
     )
     for train in (True, False)
   )
-  return init, running, frozen
+  return make_init(network, optimizer, widths), running, frozen
 
 
 def apply(
   network: alignment.Map, method: str, variables: Any, *arrays: np.ndarray
 ) -> Any:
-  """Runs a method of a trained network on all devices.
+  """Runs a method of a trained network, such as 'query', on all devices.
 
-  Args:
-    network: The network.
-    method: Of it, such as 'query'.
-    variables: Its variables.
-    *arrays: Its arguments [row, embedding]; the rows need not divide over the
-      devices.
-
-  Returns:
-    What the method gives, as NumPy arrays.
+  Its arguments [row, embedding] need not divide over the devices; what it gives
+  are NumPy arrays.
   """
   count = len(arrays[0])
-  rows = parallel.round_up(count)
+  missing = parallel.round_up(count) - count
   padded = tuple(
-    np.pad(np.asarray(x, np.float32), ((0, rows - count), (0, 0)))
-    for x in arrays
+    np.pad(np.asarray(x, np.float32), ((0, missing), (0, 0))) for x in arrays
   )
   out = _make_apply(network, method)(variables, parallel.shard(padded))
   return jax.tree.map(lambda x: parallel.unshard(x)[:count], out)
@@ -163,7 +134,9 @@ def apply(
 
 @functools.cache
 def _make_apply(network, method):
-  def function(variables, arrays):
-    return network.apply(variables, *arrays, method=method)
-
-  return parallel.pmap(function, in_axes=(None, 0), out_axes=0, local=True)
+  return parallel.pmap(
+    lambda held, arrays: network.apply(held, *arrays, method=method),
+    in_axes=(None, 0),
+    out_axes=0,
+    local=True,
+  )

@@ -58,28 +58,6 @@ def backward(query: jax.Array, old: jax.Array) -> jax.Array:
   return losses.squared_error(query[:, :width], old[:, :width])
 
 
-def contrast(
-  aligned: jax.Array,
-  query: jax.Array,
-  label: jax.Array,
-  *,
-  temperature: float = 0.1,
-) -> jax.Array:
-  """`contrastive.class_contrast` of aligned items with new ones."""
-  return contrastive.class_contrast(aligned, query, label, temperature)
-
-
-def contrast_old(
-  aligned: jax.Array,
-  old: jax.Array,
-  label: jax.Array,
-  *,
-  temperature: float = 0.1,
-) -> jax.Array:
-  """`contrastive.class_contrast` of aligned items with old ones."""
-  return contrastive.class_contrast(aligned, old, label, temperature)
-
-
 def orthogonality(
   backward_kernel: jax.Array,
   query: jax.Array,
@@ -108,8 +86,8 @@ TERMS: dict[str, Callable[..., jax.Array]] = {
   'mixed': contrastive.mixed,
   'metric_compatible': contrastive.metric_compatible,
   'backward': backward,
-  'contrast': contrast,
-  'contrast_old': contrast_old,
+  'contrast': contrastive.contrast,
+  'contrast_old': contrastive.contrast_old,
   'orthogonality': orthogonality,
 }
 
@@ -123,17 +101,25 @@ def reads(term: Callable[..., jax.Array]) -> tuple[str, ...]:
   )
 
 
+def values(
+  known: Mapping[str, Callable[..., jax.Array]],
+  options: Mapping[str, Mapping[str, Any]],
+  available: Mapping[str, Any],
+) -> dict[str, jax.Array]:
+  """Values of the terms in options, of what they read of what is there."""
+  found = {}
+  for name, chosen in options.items():
+    read = {x: available[x] for x in reads(known[name])}
+    found[name] = known[name](**read, **chosen)
+  return found
+
+
 def parse(
   weighted: Mapping[str, Any], known: Mapping[str, Callable[..., jax.Array]]
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-  """Weights and options of terms, as a config gives them.
+  """Weights and options of known terms, by name.
 
-  Args:
-    weighted: By name a weight, or a dict of 'weight' and options.
-    known: The terms there are.
-
-  Returns:
-    Weights and options by name.
+  A config gives of a term its weight, or a dict of 'weight' and options.
 
   Raises:
     ValueError: If a name or an option is unknown, a weight is negative, or an

@@ -14,19 +14,18 @@ from flax import linen as nn
 from fastfill_jax import choices
 from fastfill_jax.models import resnet, shallow, small, vit
 
+
+def _resnet(*sizes, bottleneck=False):
+  return functools.partial(
+    resnet.ResNet, stage_sizes=sizes, bottleneck=bottleneck
+  )
+
+
 ENCODERS = {
-  'resnet18': functools.partial(
-    resnet.ResNet, stage_sizes=(2, 2, 2, 2), bottleneck=False
-  ),
-  'resnet34': functools.partial(
-    resnet.ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=False
-  ),
-  'resnet50': functools.partial(
-    resnet.ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=True
-  ),
-  'resnet101': functools.partial(
-    resnet.ResNet, stage_sizes=(3, 4, 23, 3), bottleneck=True
-  ),
+  'resnet18': _resnet(2, 2, 2, 2),
+  'resnet34': _resnet(3, 4, 6, 3),
+  'resnet50': _resnet(3, 4, 6, 3, bottleneck=True),
+  'resnet101': _resnet(3, 4, 23, 3, bottleneck=True),
   'vit_s16': functools.partial(vit.ViT, width=384, depth=12, num_heads=6),
   'vit_b16': functools.partial(vit.ViT, width=768, depth=12, num_heads=12),
   'vit_l16': functools.partial(vit.ViT, width=1024, depth=24, num_heads=16),
@@ -49,13 +48,11 @@ def make_encoder(
 
   Args:
     name: a key of `ENCODERS`.
-    embedding_dim: width of the embedding; None where the network has a width
-      of its own (ResNet, ViT).
+    embedding_dim: its width; None where the network has its own (ResNet, ViT).
     dtype: what is computed in, 'float32' or 'bfloat16'; parameters, BatchNorm
       statistics and the embedding are float32 either way.
     axis_name: the device axis over which BatchNorm takes its statistics.
-    **options: the encoder's own fields, such as `stem` and `width` (ResNet),
-      `patch_size` and `pool` (ViT), `widths` (shallow, mlp, cnn).
+    **options: more of the encoder's fields.
 
   Raises:
     ValueError: if the name, an option or the value of one is unknown.

@@ -42,14 +42,13 @@ class Map(nn.Module):
   def __call__(
     self, old: jax.Array, side: jax.Array | None = None, train: bool = False
   ) -> tuple[jax.Array, jax.Array | None]:
-    """Aligns a batch.
+    """Aligns a batch of old [batch, old embedding].
 
     Args:
-      old: old embeddings [batch, old embedding].
+      old: old embeddings.
       side: side-information [batch, side embedding], if the map reads it.
-      train: whether BatchNorm uses the batch's statistics (and, where
-        'batch_stats' is mutable, averages them); otherwise it is frozen, though
-        its scale and bias still learn.
+      train: whether BatchNorm uses the batch's statistics; otherwise it is
+        frozen, though its scale and bias still learn.
 
     Returns:
       aligned [batch, new_dim], and log_variance [batch], [batch, new_dim] or
@@ -72,16 +71,14 @@ class Map(nn.Module):
     """All that the terms of a loss may read of the network."""
     aligned, log_variance = self(old, side, train)
     query, none = self.query(new), jnp.zeros(len(old))
-    outputs = {
+    return {
       'aligned': aligned,
       'aligned_offset': none,
+      'log_variance': log_variance,
       'query': query,
       'stored': query,
       'stored_offset': none,
     }
-    if log_variance is not None:
-      outputs['log_variance'] = log_variance
-    return outputs
 
 
 class Alignment(Map):
@@ -109,11 +106,7 @@ class Alignment(Map):
 
     def dense(x, width, name):
       x = layers.torch_dense(width, x.shape[1], use_bias=False, name=name)(x)
-      x = layers.BatchNorm(
-        use_running_average=not train,
-        axis_name=self.axis_name,
-        name=f'{name}_norm',
-      )(x)
+      x = layers.batch_norm(self, train, name=f'{name}_norm')(x)
       return nn.relu(x)
 
     branches = []
@@ -127,9 +120,8 @@ class Alignment(Map):
     aligned = last(x)
     if self.uncertainty == 'none':
       return aligned, None, x
-    width = 1 if self.uncertainty == 'example' else self.new_dim
+    single = self.uncertainty == 'example'
+    width = 1 if single else self.new_dim
     head = layers.torch_dense(width, self.new_dim, name='log_variance')
     log_variance = head(aligned)
-    if self.uncertainty == 'example':
-      log_variance = log_variance[:, 0]
-    return aligned, log_variance, x
+    return aligned, log_variance[:, 0] if single else log_variance, x

@@ -51,9 +51,8 @@ class ArcFace(nn.Module):
   ) -> jax.Array:
     """Returns logits [batch, class]; without labels there is no margin.
 
-    The logit of the label becomes scale * cos(angle + margin). Past angle = pi
-    - margin, where that would rise again, it goes on as scale * (cos(angle) -
-    margin * sin(margin)).
+    The label's is scale * cos(angle + margin) or, past angle = pi - margin,
+    where that would rise again, scale * (cos(angle) - margin * sin(margin)).
     """
     kernel = _kernel(self, embedding, self.num_classes)
     cosine = losses.normalise(embedding, 1) @ losses.normalise(kernel, 0)

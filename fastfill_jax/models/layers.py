@@ -15,6 +15,13 @@ he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
+def batch_norm(of: nn.Module, train: bool, **options) -> nn.BatchNorm:
+  """The BatchNorm of a network, over its `axis_name`."""
+  return BatchNorm(
+    use_running_average=not train, axis_name=of.axis_name, **options
+  )
+
+
 def check_images(images: jax.Array) -> None:
   """Refuses what is not a batch of float images.
 

@@ -41,11 +41,7 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     def norm(x):
-      return layers.BatchNorm(
-        use_running_average=not train,
-        dtype=self.dtype,
-        axis_name=self.axis_name,
-      )(x)
+      return layers.batch_norm(self, train, dtype=self.dtype)(x)
 
     x = images
     for i, (channels, size, stride) in enumerate(self.convolutions):
@@ -62,12 +58,11 @@ class ResNet(nn.Module):
   """Maps images [batch, height, width, channel] to [batch, embedding].
 
   Attributes:
-    stage_sizes: blocks per stage; the stages' widths double, their images
-      halve from the second on.
+    stage_sizes: blocks per stage; from the second on widths double, images
+      halve.
     bottleneck: whether a block is 1x1, 3x3, 1x1 convolutions, the last four
       times as wide, instead of two 3x3.
-    embedding_dim: channels of the last block; None leaves it as wide as the
-      others of its stage.
+    embedding_dim: channels of the last block; None: as the others of its stage.
     stem: 'imagenet' (7x7 of stride 2, then max-pooling: images of 224 pixels)
       or 'small' (3x3 of stride 1: 32 pixels).
     width: channels of the first stage.
@@ -96,10 +91,7 @@ class ResNet(nn.Module):
     layers.check_images(images)
     size, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
     x = _conv(self.width, size, stride, self.dtype)(images)
-    x = layers.BatchNorm(
-      use_running_average=not train, dtype=self.dtype, axis_name=self.axis_name
-    )(x)
-    x = nn.relu(x)
+    x = nn.relu(layers.batch_norm(self, train, dtype=self.dtype)(x))
     if self.stem == 'imagenet':
       x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     for stage, num_blocks in enumerate(self.stage_sizes):

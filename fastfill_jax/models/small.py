@@ -1,6 +1,7 @@
 """Small encoders for small images, such as the 8x8 digits."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,59 +34,45 @@ class _Small(nn.Module):
       raise ValueError('embedding_dim=None; it must be a positive width.')
     super().__post_init__()
 
-  def _activate(self, x, train):
-    if self.batch_norm:
-      x = layers.BatchNorm(
-        use_running_average=not train,
-        dtype=self.dtype,
-        axis_name=self.axis_name,
-      )(x)
-    return nn.relu(x)
-
-  def _embed(self, x):
-    return nn.Dense(self.embedding_dim, dtype=self.dtype)(x).astype(jnp.float32)
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    """Returns the embedding; `train` uses the batch's own statistics."""
+    layers.check_images(images)
+    x = images.reshape(len(images), -1) if self.flat else images
+    for i, width in enumerate(self.widths):
+      x = self._layer(i, width, not self.batch_norm)(x)
+      if self.batch_norm:
+        x = layers.batch_norm(self, train, dtype=self.dtype)(x)
+      x = nn.relu(x)
+    embed = nn.Dense(self.embedding_dim, dtype=self.dtype)
+    return embed(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
 class MLP(_Small):
   """A perceptron on the flattened image [batch, height, width, channel]."""
 
   widths: Sequence[int] = (64,)
+  flat: ClassVar[bool] = True
 
-  @nn.compact
-  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-    """Returns the embedding; `train` uses the batch's own statistics."""
-    layers.check_images(images)
-    x = images.reshape(images.shape[0], -1)
-    for width in self.widths:
-      x = nn.Dense(
-        width,
-        use_bias=not self.batch_norm,
-        kernel_init=nn.initializers.he_normal(),
-        dtype=self.dtype,
-      )(x)
-      x = self._activate(x, train)
-    return self._embed(x)
+  def _layer(self, i, width, use_bias):
+    init = nn.initializers.he_normal()
+    return nn.Dense(
+      width, use_bias=use_bias, kernel_init=init, dtype=self.dtype
+    )
 
 
 class CNN(_Small):
   """3x3 convolutions, halving the image from the second on."""
 
   widths: Sequence[int] = (32, 64)
+  flat: ClassVar[bool] = False
 
-  @nn.compact
-  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-    """Returns the embedding; `train` uses the batch's own statistics."""
-    layers.check_images(images)
-    x = images
-    for i, width in enumerate(self.widths):
-      stride = 1 if i == 0 else 2
-      x = nn.Conv(
-        width,
-        (3, 3),
-        (stride, stride),
-        use_bias=not self.batch_norm,
-        kernel_init=layers.he_normal,
-        dtype=self.dtype,
-      )(x)
-      x = self._activate(x, train)
-    return self._embed(x.reshape(x.shape[0], -1))
+  def _layer(self, i, width, use_bias):
+    return nn.Conv(
+      width,
+      (3, 3),
+      2 if i else 1,
+      use_bias=use_bias,
+      kernel_init=layers.he_normal,
+      dtype=self.dtype,
+    )

@@ -45,8 +45,7 @@ class ViT(nn.Module):
     width: channels of a token.
     depth: number of blocks.
     num_heads: attention heads of a block.
-    embedding_dim: width of a last linear layer; None leaves that layer out,
-      and the embedding is as wide as a token.
+    embedding_dim: width of a last linear layer; None: as wide as a token.
     patch_size: side of a patch in pixels; 4 suits images of 32 pixels.
     pool: the embedding is the class token ('cls') or the mean of the patches
       ('mean', without a class token).

@@ -180,13 +180,11 @@ def make_step(encoder, head, optimizer, normalise, recipe, teacher=None):
     if teacher is not None:
       known = teacher(constants['teacher'], images)
       available['teacher_embedding'] = jax.lax.stop_gradient(known)
-    loss, metrics = jnp.float32(0), {}
-    for name, chosen in options.items():
-      term = encoder_terms.TERMS[name]
-      arguments = {read: available[read] for read in terms.reads(term)}
-      value = term(**arguments, **chosen)
-      metrics[name] = jnp.mean(value)
-      loss += weights[name] * metrics[name]
+    values = terms.values(encoder_terms.TERMS, options, available)
+    metrics = {name: jnp.mean(value) for name, value in values.items()}
+    loss = jnp.float32(0)
+    for name, value in metrics.items():  # Always in the same order.
+      loss += weights[name] * value
     if 'classify' in weights:
       right = jnp.argmax(available['logits'], axis=1) == batch['label']
       metrics['train_accuracy'] = jnp.mean(right)

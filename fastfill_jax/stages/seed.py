@@ -1,19 +1,14 @@
-"""The rows of a table, and the stages of one seed that fill them.
+"""The stages of one seed, which fill the table's rows.
 
 Here the config's keys become the plain arguments of the stages.
 """
 
 import dataclasses
-import functools
-import json
-import re
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from fastfill_jax import choices, methods, models, parallel, report
+from fastfill_jax import models, parallel, report
 from fastfill_jax.data import dataset
-from fastfill_jax.methods import method
 from fastfill_jax.stages import (
   align,
   embed,
@@ -21,131 +16,45 @@ from fastfill_jax.stages import (
   evaluate,
   external,
   plan,
+  request,
   sequence,
   serve,
 )
 from fastfill_jax.storage import artifact, splits
 
-_SIDE = 'side'
-Made = dict[str, artifact.Artifact]
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One of `config.alignments`.
-
-  Attributes:
-    name: In the table.
-    definition: Of its method, as `methods.make` takes it.
-    old: The encoder of the stored gallery.
-    new: The encoder of the queries, and of what is backfilled.
-    fuse: The share of the aligned embedding that a backfilled item keeps.
-  """
-
-  name: str
-  definition: dict[str, Any]
-  old: str
-  new: str
-  fuse: float
-
-  @functools.cached_property
-  def method(self) -> method.Method:
-    """Its method, before it is fitted."""
-    return methods.make(**self.definition)
-
-  @property
-  def fit(self) -> str:
-    """What its fitted map depends on: rows may share one."""
-    return json.dumps([self.definition, self.old, self.new], sort_keys=True)
-
-  @property
-  def folder(self) -> str:
-    """Its name without what a path cannot hold."""
-    return '_'.join(re.findall(r'[\w+-]+', self.name))
-
-
-def rows(config: ConfigDict) -> list[Row]:
-  """The rows of the table.
-
-  Raises:
-    ValueError: If a method, a field or a value is unknown, naming the row.
-  """
-  found = []
-  for name, fields in config.alignments.to_dict().items():
-    old, new = fields.pop('old', 'old'), fields.pop('new', 'new')
-    fuse = float(fields.pop('fuse', 0.0))
-    definition = {'name': fields.pop('method', None)} | fields
-    row = Row(name, definition, old, new, fuse)
-    try:
-      row.method  # noqa: B018
-      if not 0 <= fuse <= 1:
-        raise ValueError(f'fuse={fuse} is a share in [0, 1].')
-    except ValueError as error:
-      raise ValueError(f'alignments[{name!r}]: {error}') from error
-    found.append(row)
-  choices.check('main_alignment', config.main_alignment, config.alignments)
-  return found
-
-
-def needed(config: ConfigDict, table: list[Row]) -> list[str]:
-  """The encoders that the rows and the sequence read."""
-  names = [x for row in table for x in (row.old, row.new)]
-  names += [_SIDE for row in table if _SIDE in row.method.reads]
-  names += [config.sequence.newer] if config.sequence.newer else []
-  return list(dict.fromkeys(names))
-
-
-def in_order(encoders: dict[str, Any], names: list[str]) -> list[str]:
-  """The encoders of these names and those they read, those first."""
-  done: list[str] = []
-
-  def visit(name, path=()):
-    if name in path:
-      raise ValueError(f'Encoders read each other: {" -> ".join(path)}.')
-    recipe = encoders[name]
-    for other in filter(None, (recipe['teacher'], recipe['start'])):
-      visit(other, (*path, name))
-    if name not in done:
-      done.append(name)
-
-  for name in names:
-    visit(name)
-  return done
-
-
-@dataclasses.dataclass
 class Seed:
   """The stages of one seed, and what they made.
 
   Attributes:
-    data: The data's description; None for embeddings that are there.
     results: Of every row that was evaluated.
     trained: What was trained, by its name in the report.
     embedded: Where the arrays of each encoder lie.
     fitted: The rows' maps, by `Row.fit`.
   """
 
-  config: ConfigDict
-  workdir: artifact.Workdir
-  how: parallel.How
-  data: dataset.Data | None
-  seed: int
-  results: list[report.Result] = dataclasses.field(default_factory=list)
-  trained: Made = dataclasses.field(default_factory=dict)
-  embedded: Made = dataclasses.field(default_factory=dict)
-  fitted: Made = dataclasses.field(default_factory=dict)
-
-  @property
-  def _encoder_seed(self) -> int:
-    shared = self.config.share_encoders or self.config.embed.source
-    return self.config.seeds[0] if shared else self.seed
-
-  @property
-  def _swept(self) -> dict[str, Any]:
-    return {
-      'steps': self.config.evaluate.steps,
-      'distance': self.config.evaluate.distance,
-      'seed': self.seed,
+  def __init__(
+    self,
+    config: ConfigDict,
+    workdir: artifact.Workdir,
+    how: parallel.How,
+    data: dataset.Data | None,
+    seed: int,
+  ):
+    """Of a run; data as `request.describe` gives it."""
+    self.config, self.workdir, self.how = config, workdir, how
+    self.data, self.seed = data, seed
+    self.results: list[report.Result] = []
+    self.trained: dict[str, artifact.Artifact] = {}
+    self.embedded: dict[str, artifact.Artifact] = {}
+    self.fitted: dict[str, artifact.Artifact] = {}
+    shared = config.share_encoders or config.embed.source
+    self._encoder_seed = config.seeds[0] if shared else seed
+    self._rows = request.rows(config)
+    self._swept = {
+      'steps': config.evaluate.steps,
+      'distance': config.evaluate.distance,
+      'seed': seed,
     }
 
   def _make(self, stage, name, build, /, **given):
@@ -155,9 +64,8 @@ class Seed:
     """Trains encoders, and those they read."""
     made, seed = {}, self._encoder_seed
     encoders = self.config.encoders.to_dict()
-    for name in in_order(encoders, names):
+    for name in request.in_order(encoders, names):
       recipe = encoders[name]
-      others = sorted({recipe['teacher'], recipe['start']} - {''})
       made[name] = self._make(
         'encode',
         f'{name}/seed{seed}',
@@ -166,7 +74,7 @@ class Seed:
         recipe=recipe,
         data=dataset.of_training(self.data),
         seed=seed,
-        others={other: made[other] for other in others},
+        others={other: made[other] for other in request.others(recipe)},
       )
       self.trained[f'{name}/seed {seed}'] = made[name]
     return made
@@ -177,7 +85,7 @@ class Seed:
     if config.embed.source:
       self._take()
       return
-    names = needed(config, rows(config))
+    names = request.needed(config)
     encoders = self.encode(names)
     for name in names:
       self.embedded[name] = self._make(
@@ -203,7 +111,7 @@ class Seed:
       self.workdir, self.how, config.embed.source, config.data.held_out
     )
     pairs = splits.Pairs(self.embedded)
-    for row in rows(config):
+    for row in self._rows:
       try:
         align.check_reads(row.method, pairs, self.embedded['new'])
       except ValueError as error:
@@ -212,7 +120,7 @@ class Seed:
   def _arrays(self, row, *more):
     """What a row's stages are given of the embeddings."""
     names = {row.old, row.new, *more, 'columns'}
-    names |= {_SIDE} & set(row.method.reads)
+    names |= {request.SIDE} & set(row.method.reads)
     return {x: self.embedded[x] for x in sorted(names & set(self.embedded))}
 
   def align(self, row) -> artifact.Artifact:
@@ -236,7 +144,7 @@ class Seed:
   def table(self):
     """Fits and evaluates all rows; serves, plans and goes on with the main."""
     config = self.config
-    for row in rows(config):
+    for row in self._rows:
       self.align(row)
       if {'evaluate', 'serve', 'report'}.intersection(config.stages):
         evaluated = self.evaluate(row)
@@ -268,7 +176,7 @@ class Seed:
       'evaluate',
       f'references/{row.old}-{row.new}/seed{self._encoder_seed}',
       evaluate.sweep_references,
-      embedded={name: x for name, x in embedded.items() if name != _SIDE},
+      embedded={k: v for k, v in embedded.items() if k != request.SIDE},
       old=row.old,
       new=row.new,
       distance=self._swept['distance'],
@@ -313,21 +221,21 @@ class Seed:
 
   def _sequence(self, row):
     config = self.config.sequence
-    newer = config.newer
-    second = dataclasses.replace(
-      row, name=f'{row.name}, then', old=row.new, new=newer
-    )
-    direct = dataclasses.replace(row, name=f'{row.name}, at once', new=newer)
+
+    def fitted(then, **encoders):
+      one = dataclasses.replace(row, name=f'{row.name}, {then}', **encoders)
+      return self.align(one)
+
     self._make(
       'sequence',
       f'seed{self.seed}',
       sequence.sequence,
       definition=row.definition,
       first=self.align(row),
-      second=self.align(second),
-      direct=self.align(direct),
-      embedded=self._arrays(row, newer),
-      encoders=[row.old, row.new, newer],
+      second=fitted('then', old=row.new, new=config.newer),
+      direct=fitted('at once', new=config.newer),
+      embedded=self._arrays(row, config.newer),
+      encoders=[row.old, row.new, config.newer],
       names=list(config.policies),
       switches=list(config.switches),
       **self._swept,

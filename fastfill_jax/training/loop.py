@@ -37,16 +37,9 @@ def update(
 ) -> tuple[State, Metrics]:
   """One step of training, to be pmapped once the first two are bound.
 
-  Args:
-    optimizer: Of the parameters.
-    loss_fn: (params, batch_stats, *batch) -> (loss, (metrics, batch_stats)), of
-      one device's share; nothing in it is averaged over devices but
-      BatchNorm's statistics.
-    state: Before the step.
-    *batch: What else the loss takes.
-
-  Returns:
-    The state after the step, and the metrics; the same on every device.
+  `loss_fn` maps (params, batch_stats, *batch) to (loss, (metrics, batch_stats))
+  of one device's share; nothing in it is averaged over devices but BatchNorm's
+  statistics. State and metrics come out the same on every device.
   """
   grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
     state.params, state.batch_stats, *batch
@@ -75,14 +68,10 @@ def fit(
     batches: Maps a step to the batches from there on; a pure function, so
       that a resumed run sees what an uninterrupted one would.
     num_steps: The length of training.
-    directory: Of checkpoints/ and logs/; the folder it is in has the
-      training's name in logs and in the progress bar.
+    directory: Of checkpoints/ and logs/; its parent is called as the training.
     how: Of logging, saving and stopping.
     evaluate: Validation metrics of a state; its 'accuracy' picks the best
       checkpoint. Done every `how.evaluate_every` steps and after the last.
-
-  Returns:
-    The state after num_steps steps.
 
   Raises:
     FloatingPointError: At a loss that is not finite, naming the step.
@@ -140,8 +129,7 @@ class _Window:
   """Metrics since the last line, left on the device until they are written."""
 
   def __init__(self, name: str, logger: progress.Logger):
-    self._name = name
-    self._logger = logger
+    self._name, self._logger = name, logger
     self._metrics: dict[int, Metrics] = {}
 
   def add(self, step: int, metrics: Metrics):

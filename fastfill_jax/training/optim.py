@@ -36,16 +36,10 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """SGD or Adam with the weight decay added to the gradient (L2), or Muon.
 
-  Args:
-    name: 'sgd' (heavy-ball momentum, no Nesterov), 'adam', or 'muon' (Jordan et
-      al. 2024): the momentum of every convolution, orthogonalised and scaled
-      to an update of Adam's size, with decoupled weight decay; Adam at a tenth
-      of the rate for the classifier, scales and biases.
-    learning_rate: The peak, reached after the warm-up.
-    num_steps: Length of the schedule in steps.
-    warmup_steps: Steps of linear warm-up.
-    weight_decay: Factor of every parameter added to its gradient.
-    momentum: SGD's and Muon's; Adam keeps 0.9 and 0.999.
+  'sgd' has heavy-ball momentum, no Nesterov; 'adam' keeps 0.9 and 0.999. 'muon'
+  (Jordan et al. 2024): the momentum of every convolution, orthogonalised and
+  scaled to an update of Adam's size, with decoupled weight decay; Adam at a
+  tenth of the rate for the classifier, scales and biases.
 
   Raises:
     ValueError: If the name is unknown or a number is out of range.
@@ -55,10 +49,7 @@ def make_optimizer(
       'An optimiser takes learning_rate > 0, weight_decay >= 0 and momentum in '
       f'[0, 1), got {learning_rate}, {weight_decay} and {momentum}.'
     )
-  inner = {
-    'sgd': lambda: optax.trace(momentum),
-    'adam': optax.scale_by_adam,
-  }
+  inner = {'sgd': lambda: optax.trace(momentum), 'adam': optax.scale_by_adam}
   choices.check('optimiser', name, (*inner, 'muon'))
   schedule = make_schedule(learning_rate, num_steps, warmup_steps)
   if name == 'muon':
@@ -84,11 +75,7 @@ def _convolutions(params):
 
 
 def num_steps(recipe: Mapping[str, Any], num_examples: int) -> int:
-  """The length of training, in whole batches of each epoch.
-
-  Args:
-    recipe: With batch_size and num_epochs.
-    num_examples: Of one epoch.
+  """The length of a recipe's training, in whole batches of each epoch.
 
   Raises:
     ValueError: If a batch is larger than an epoch, or does not divide over
@@ -107,11 +94,7 @@ def num_steps(recipe: Mapping[str, Any], num_examples: int) -> int:
 def from_recipe(
   recipe: Mapping[str, Any], steps: int
 ) -> optax.GradientTransformation:
-  """The optimiser of a recipe: its schedule has so many steps in all.
-
-  Raises:
-    ValueError: As `make_optimizer`.
-  """
+  """The optimiser of a recipe: its schedule has so many steps in all."""
   return make_optimizer(
     num_steps=steps,
     warmup_steps=steps * recipe['warmup_epochs'] // recipe['num_epochs'],

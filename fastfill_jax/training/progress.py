@@ -3,6 +3,7 @@
 Nothing here touches a device: callers hand over plain numbers.
 """
 
+import datetime
 import json
 import math
 import os
@@ -25,15 +26,12 @@ T = TypeVar('T')
 
 
 class Logger:
-  """Appends metrics to metrics.jsonl and to TensorBoard's files.
+  """Appends metrics to metrics.jsonl, `path`, and to TensorBoard's files.
 
   Both lie in `directory`/`name`, so that `tensorboard --logdir=directory`
   shows each name as a run. A resumed run forgets what was logged after the
   step it resumes at; log a step's metrics before saving its checkpoint, and a
   killed run's file has the lines of an uninterrupted one.
-
-  Attributes:
-    path: Path of metrics.jsonl.
   """
 
   def __init__(
@@ -44,19 +42,14 @@ class Logger:
     start_step: int = 0,
     enabled: bool = True,
   ):
-    """Opens the files, dropping lines of steps that will be done again.
+    """Opens the files, dropping lines after `start_step`; 0 drops all.
 
-    Args:
-      directory: The run's folder.
-      name: What is being logged, such as 'train'; a sub-folder.
-      start_step: Steps already done; 0 starts an empty file.
-      enabled: False on all but the main process: then nothing is written.
+    Nothing is written where not enabled: on all but the main process.
 
     Raises:
       ValueError: The file is damaged elsewhere than in its last line.
     """
     self.path = pathlib.Path(directory) / name / 'metrics.jsonl'
-    self._name = name
     self._file = self._board = None
     if not enabled:
       return
@@ -73,11 +66,7 @@ class Logger:
     )
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Logs the metrics of one step.
-
-    Args:
-      step: Steps done so far.
-      metrics: Numbers by name; one that is not finite becomes null.
+    """Logs numbers after so many steps; one that is not finite becomes null.
 
     Raises:
       ValueError: A metric is called 'step' or 'time'.
@@ -104,14 +93,10 @@ class Logger:
 
 
 def read(path: str | os.PathLike[str]) -> 'pd.DataFrame':
-  """Reads a metrics.jsonl; a last line cut short by a kill is left out.
+  """A metrics.jsonl: a row per line, with columns step, time and the metrics.
 
-  Args:
-    path: Path of the file.
-
-  Returns:
-    A row per line, with columns step, time and the metrics; NaN where a line
-    lacks a metric or it was not finite.
+  NaN where a line lacks a metric or it was not finite; a last line cut short by
+  a kill is left out.
 
   Raises:
     ValueError: A line other than the last is damaged.
@@ -136,20 +121,10 @@ def bar(
 ) -> Iterator[T]:
   """Passes items on, showing how many are through, the rate and the time left.
 
-  In a terminal that is a progress bar, elsewhere a log line now and then.
-
-  Args:
-    items: What to pass on.
-    description: What is being done.
-    total: Number of items, earlier ones included; by default `done` and those
-      in `items`.
-    done: Items done by an earlier run, which count as done but not as speed.
-    unit: What an item is called, in plural.
-    seconds: Time between two log lines.
-    enabled: False on all but the main process: then nothing is shown.
-
-  Yields:
-    The items, unchanged.
+  In a terminal that is a progress bar, elsewhere a log line every so many
+  seconds; where not enabled, on all but the main process, nothing. `done` items
+  of an earlier run count as done but not as speed; `total` has them too, and is
+  by default `done` and those in `items`.
   """
   if total is None:
     total = done + len(items)
@@ -201,31 +176,25 @@ class _Rate(rich.progress.ProgressColumn):
 def _log(items, description, total, done, unit, seconds):
   start = told = time.monotonic()
   count = done
+
+  def tell(what):
+    passed = max(time.monotonic() - start, 1e-9)
+    rate = (count - done) / passed
+    clock = (total - count) / rate if what == 'left' else passed
+    logging.info(
+      '%s: %d/%d %s, %.3g/s, %s %s',
+      *(description, count, total, unit, rate),
+      *(datetime.timedelta(seconds=round(clock)), what),
+    )
+
   for item in items:
     yield item
     count += 1
     now = time.monotonic()
     if now - told >= seconds and count < total:
       told = now
-      rate = (count - done) / max(now - start, 1e-9)
-      logging.info(
-        '%s: %d/%d %s, %.3g/s, %s left',
-        *(description, count, total, unit, rate),
-        _clock((total - count) / rate),
-      )
-  passed = time.monotonic() - start
-  logging.info(
-    '%s: %d/%d %s, %.3g/s, %s in all',
-    *(description, count, total, unit),
-    *((count - done) / max(passed, 1e-9), _clock(passed)),
-  )
-
-
-def _clock(seconds: float) -> str:
-  """Hours, minutes and seconds, such as 1:02:03."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours}:{minutes:02d}:{seconds:02d}'
+      tell('left')
+  tell('in all')
 
 
 def _lines(path: pathlib.Path) -> list[tuple[str, dict]]:

@@ -39,12 +39,16 @@ def link_shard(directory, shard: int, target: pathlib.Path):
   path.symlink_to(target)
 
 
+def has_shard(directory, shard: int) -> bool:
+  return _shard_path(directory, shard).exists()
+
+
 def missing_shards(directory, rows: int) -> Iterator[tuple[int, slice]]:
   """The shards of this process that are not there, and their rows."""
   starts = range(0, rows, _SHARD_ROWS)
   mine = slice(parallel.process_index(), None, parallel.process_count())
   for shard, start in list(enumerate(starts))[mine]:
-    if not _shard_path(directory, shard).exists():
+    if not has_shard(directory, shard):
       yield shard, slice(start, min(start + _SHARD_ROWS, rows))
 
 

@@ -21,7 +21,15 @@ _KEEP = flags.DEFINE_string('keep', None, 'A finished workdir to copy from.')
 _NAME = flags.DEFINE_string('name', None, 'Its folder in results/.')
 _POLICIES = flags.DEFINE_list(
   'policies',
-  ['random', 'sigma', 'entropy', 'sigma_entropy', 'class_mean', 'distance'],
+  [
+    'random',
+    'sigma',
+    'entropy',
+    'sigma_entropy',
+    'class_mean',
+    'distance',
+    'gain',
+  ],
   'The rows of each alignment, where there are.',
 )
 
@@ -44,8 +52,8 @@ def keep(workdir: pathlib.Path, name: str):
   # Where things lay on one machine means nothing on another.
   words = shlex.split(versions['command'])
   words = [word for word in words if not word.startswith('--workdir')]
-  source = '--config.embed.source='
-  words = [f'{source}DIR' if x.startswith(source) else x for x in words]
+  for path in ('--config.embed.source=', '--config.run.data_dir='):
+    words = [f'{path}DIR' if x.startswith(path) else x for x in words]
   if not words[0].startswith('python'):
     words[0] = 'python -m fastfill_jax.main'
   versions['command'] = ' '.join(words)

@@ -57,6 +57,9 @@ def get_config() -> ConfigDict:
   c.data.eval_transform = ConfigDict(
     {'name': 'resize_center_crop', 'resize': 256, 'size': 224}
   )
+  # In place of eval_transform: the gallery and the queries come from another
+  # source than what was trained on.
+  c.data.gallery_transform = ConfigDict()
   # Numbers of classes that nothing is trained on, encoders and alignments
   # alike; they alone are then the gallery's and the queries'.
   c.data.held_out = ()
@@ -310,7 +313,11 @@ def shrink(c: ConfigDict, image_size: int = 32, **options) -> ConfigDict:
     }
     | options
   )
-  transforms = [c.data.train_transform, c.data.eval_transform]
+  transforms = [
+    c.data.train_transform,
+    c.data.eval_transform,
+    c.data.gallery_transform,
+  ]
   for model in c.encoders.values():
     model.batch_size = 32
     model.num_epochs = 2

@@ -82,5 +82,5 @@ def _open(c: ConfigDict) -> ConfigDict:
 def _shifted(c: ConfigDict) -> ConfigDict:
   """A gallery of another source than what everything was trained on."""
   c.name = 'cifar100_small_shifted'
-  c.data.eval_transform = ConfigDict({'name': 'shifted'})
+  c.data.gallery_transform = ConfigDict({'name': 'shifted'})
   return c

@@ -121,6 +121,21 @@ def test_stages_can_be_picked(tmp_path):
   assert not (tmp_path / 'embed').exists()
 
 
+def test_a_gallery_of_another_source_keeps_the_encoders(tmp_path):
+  config = pipeline_runs.debug_config()
+  config.stages = ('encode', 'embed')
+  pipeline_runs.run(config, tmp_path)
+  config.data.gallery_transform = {'name': 'shifted'}
+  pipeline_runs.run(config, tmp_path)
+  assert len([*tmp_path.glob('encode/old/*/made.json')]) == 1
+  clean, shifted = sorted(
+    tmp_path.glob('embed/old/seed*'), key=lambda path: path.stat().st_ctime
+  )
+  for part, same in (('train/view0', True), ('gallery', False)):
+    rows = [np.load(x / part / 'old/00000.npy') for x in (clean, shifted)]
+    assert np.array_equal(*rows) == same
+
+
 def test_a_workdir_of_another_config_is_refused(finished):
   config = pipeline_runs.debug_config('imagenet')
   with pytest.raises(

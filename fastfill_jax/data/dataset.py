@@ -40,6 +40,7 @@ def of_training(data: Data) -> Data:
   searched = ('gallery_split', 'query_split')
   dropped = {data[key] for key in searched} - {data['train_split']}
   prints = {k: v for k, v in data['fingerprints'].items() if k not in dropped}
+  searched += ('gallery_transform',)
   kept = {k: v for k, v in data.items() if k not in searched}
   return kept | {'fingerprints': prints}
 

@@ -71,8 +71,10 @@ def embed(
     local=True,
   )
   for split, source, rows in _splits(data, how, how.in_memory):
-    kind = 'train' if split == 'train' else 'eval'
-    transform = transforms.make_transform(**data[f'{kind}_transform'])
+    settings = data['train_transform']
+    if split != 'train':
+      settings = data['gallery_transform'] or data['eval_transform']
+    transform = transforms.make_transform(**settings)
     for view in range(views if split == 'train' else 1):
       part = f'train/view{view}' if split == 'train' else split
       path = directory / part / name

@@ -173,6 +173,8 @@ def _check_encoders(config, table):
     raise ValueError(f'data.validation_fraction={share}: a share in [0, 1).')
   transforms.make_transform(**config.data.train_transform)
   transforms.make_transform(**config.data.eval_transform)
+  if config.data.gallery_transform:
+    transforms.make_transform(**config.data.gallery_transform)
   for row in table:
     old, new = (
       encoders[x]['encoder']['embedding_dim'] for x in (row.old, row.new)

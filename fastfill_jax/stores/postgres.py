@@ -207,9 +207,14 @@ class PostgresStore(base.Store):
   def lock(self):
     key = zlib.crc32(f'fastfill {self.names.table} {self.names.field}'.encode())
     with contextlib.closing(self._connect()) as connection:
-      row = connection.execute('SELECT pg_try_advisory_lock(%s)', [key])
-      if not row.fetchone()[0]:
-        raise ValueError(f'Another backfill of {self.names.table} is running.')
+      # The server notices a moment later that a killed worker has gone.
+      connection.execute("SET lock_timeout = '2s'")
+      try:
+        connection.execute('SELECT pg_advisory_lock(%s)', [key])
+      except psycopg.errors.LockNotAvailable:
+        raise ValueError(
+          f'Another backfill of {self.names.table} is running.'
+        ) from None
       yield
 
   def upkeep(self, distance, written=None):

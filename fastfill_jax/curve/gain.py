@@ -45,12 +45,11 @@ def marginal(
     The mean over queries, float64 [gallery].
   """
   choices.check('distance', distance, inputs.DISTANCES)
-  states = [_prepared(x, distance) for x in (aligned, new)]
+  states = [inputs.scorer(x, distance) for x in (aligned, new)]
 
   def block(start):
     part = slice(start, start + _BLOCK)
-    rows = inputs.float32(query, part)
-    scores = [rows @ embedding.T + shift for embedding, shift in states]
+    scores = [score(query[part]) for score in states]
     own = query_ids[part, None] == gallery_ids
     relevant = (query_labels[part, None] == gallery_labels) & ~own
     generator = np.random.default_rng((seed, start))
@@ -71,16 +70,6 @@ def marginal(
       *pool.map(block, range(0, len(query), _BLOCK)), strict=True
     )
   return sum(totals) / sum(counts)
-
-
-def _prepared(gallery, distance):
-  """The embeddings, and what is added to their product with a query."""
-  gallery = inputs.float32(gallery, slice(None))
-  square = np.einsum('ge,ge->g', gallery, gallery)
-  if distance == 'l2':
-    return gallery, -square / 2
-  length = np.sqrt(np.where(square > 0, square, 1))
-  return gallery / length[:, None], np.float32(0)
 
 
 def of_query(

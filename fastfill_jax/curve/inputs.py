@@ -1,6 +1,7 @@
 """What the exact sweep is given, checked and indexed before any counting."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -132,6 +133,26 @@ def float32(array, rows) -> np.ndarray:
   """Reads rows (a slice or integers) of an array-like as float32."""
   with np.errstate(over='ignore'):  # Infinities are reported as such.
     return np.ascontiguousarray(array[rows], np.float32)
+
+
+def scorer(gallery: Any, distance: str) -> Callable[[np.ndarray], np.ndarray]:
+  """Scores of queries [query, embedding], float32, for all of a gallery.
+
+  Of the order of a `Problem`'s, [query, gallery]; the gallery is held.
+  """
+  gallery = float32(gallery, slice(None))
+  square = np.einsum('ge,ge->g', gallery, gallery)
+  length = np.sqrt(np.where(square > 0, square, 1))
+
+  def scores(query):
+    scores = float32(query, slice(None)) @ gallery.T
+    if distance == 'l2':
+      scores -= square / 2
+    else:
+      scores /= length
+    return scores
+
+  return scores
 
 
 def _array(array):

@@ -186,17 +186,12 @@ def neighbours(
   room = len(gallery) - (query_ids is not None)
   if not 1 <= depth <= room:
     raise ValueError(f'depth={depth} neighbours of a gallery of {room} items.')
-  gallery = np.asarray(gallery, np.float32)
-  square = np.einsum('ge,ge->g', gallery, gallery)
+  score = inputs.scorer(gallery, distance)
   rows = max(1, block // len(gallery))
   best = []
   for start in range(0, len(query), rows):
     part = slice(start, start + rows)
-    scores = np.asarray(query[part], np.float32) @ gallery.T
-    if distance == 'l2':
-      scores -= square / 2
-    else:
-      scores /= np.sqrt(np.where(square > 0, square, 1))
+    scores = score(query[part])
     if query_ids is not None:
       scores[query_ids[part][:, None] == gallery_ids[None]] = -np.inf
     kept = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]

@@ -37,10 +37,10 @@ def describe(data: Data, how: parallel.How) -> Data:
 
 def of_training(data: Data) -> Data:
   """What of the description a trained encoder depends on."""
-  searched = ('gallery_split', 'query_split')
-  dropped = {data[key] for key in searched} - {data['train_split']}
+  splits = ('gallery_split', 'query_split')
+  dropped = {data[key] for key in splits} - {data['train_split']}
   prints = {k: v for k, v in data['fingerprints'].items() if k not in dropped}
-  searched += ('gallery_transform',)
+  searched = (*splits, 'gallery_transform')
   kept = {k: v for k, v in data.items() if k not in searched}
   return kept | {'fingerprints': prints}
 

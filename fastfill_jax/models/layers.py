@@ -1,6 +1,6 @@
 """What several of the networks share."""
 
-import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,19 @@ from flax import linen as nn
 # gradient's variance.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
-# Parameters, statistics and the reductions are float32 whatever `dtype` is.
-# While initialising no device axis is bound, and Linen uses none.
-BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
-
 
 def batch_norm(of: nn.Module, train: bool, **options) -> nn.BatchNorm:
-  """The BatchNorm of a network, over its `axis_name`."""
-  return BatchNorm(
-    use_running_average=not train, axis_name=of.axis_name, **options
+  """The BatchNorm of a network, over its `axis_name`.
+
+  Parameters, statistics and the reductions are float32 whatever `dtype` is.
+  While initialising no device axis is bound, and Linen uses none.
+  """
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    axis_name=of.axis_name,
+    **options,
   )
 
 
@@ -33,6 +37,14 @@ def check_images(images: jax.Array) -> None:
       'Encoders take normalised float images [batch, height, width, channel], '
       f'got {images.dtype} {images.shape}.'
     )
+
+
+def check_widths(widths: Sequence[int], embedding_dim: int | None) -> None:
+  """Raises a ValueError unless all of an encoder's widths are positive."""
+  if not all(width > 0 for width in widths):
+    raise ValueError(f'widths={widths}; all must be positive.')
+  if embedding_dim is None:
+    raise ValueError('embedding_dim=None; it must be a positive width.')
 
 
 def torch_dense(width: int, fan_in: int, **options) -> nn.Dense:

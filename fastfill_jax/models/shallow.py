@@ -145,10 +145,9 @@ class Shallow(nn.Module):
   axis_name: str | None = None
 
   def __post_init__(self):
-    if not (len(self.widths) and all(width > 0 for width in self.widths)):
-      raise ValueError(f'widths={self.widths}; at least one, all positive.')
-    if self.embedding_dim is None:
-      raise ValueError('embedding_dim=None; it must be a positive width.')
+    if not self.widths:
+      raise ValueError(f'widths={self.widths}; give at least one.')
+    layers.check_widths(self.widths, self.embedding_dim)
     super().__post_init__()
 
   @nn.compact
@@ -171,12 +170,7 @@ class Shallow(nn.Module):
       )(x)
 
     def activate(x):
-      x = layers.BatchNorm(
-        use_running_average=not train,
-        dtype=self.dtype,
-        axis_name=self.axis_name,
-      )(x)
-      return nn.relu(x)
+      return nn.relu(layers.batch_norm(self, train, dtype=self.dtype)(x))
 
     x = convolve(images, self.widths[0], 4, 'stem', stride=2)
     for i, channels in enumerate(self.widths):

@@ -28,10 +28,7 @@ class _Small(nn.Module):
   axis_name: str | None = None
 
   def __post_init__(self):
-    if not all(width > 0 for width in self.widths):
-      raise ValueError(f'widths={self.widths}; all must be positive.')
-    if self.embedding_dim is None:
-      raise ValueError('embedding_dim=None; it must be a positive width.')
+    layers.check_widths(self.widths, self.embedding_dim)
     super().__post_init__()
 
   @nn.compact

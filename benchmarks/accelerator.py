@@ -34,7 +34,7 @@ _DESCRIBE = 'from fastfill_jax import parallel; print(parallel.describe())'
 def steps(workdir: pathlib.Path) -> dict[str, tuple[list[str], pathlib.Path]]:
   """{name: (a module and its flags, the file that it ends with)}."""
   sweep, train = workdir / 'sweep.csv', workdir / 'train_step.csv'
-  run = workdir / 'cifar100'
+  trained = workdir / 'cifar100'
   sizes = ['--n=50000', '--policies=1,3']
   if _DEBUG.value:
     sizes = ['--n=300', '--policies=1', '--cutoffs=22']
@@ -58,10 +58,10 @@ def steps(workdir: pathlib.Path) -> dict[str, tuple[list[str], pathlib.Path]]:
       [
         'fastfill_jax.main',
         f'--config=configs/cifar100.py:{form}',
-        f'--workdir={run}',
+        f'--workdir={trained}',
         *data,
       ],
-      run / 'report.md',
+      trained / 'report.md',
     ),
   }
 

@@ -131,6 +131,12 @@ def pmap(
   return lambda *args: jax.block_until_ready(mapped(*args))
 
 
+def jit_once(fn: Callable) -> Callable:
+  """`jax.jit` of what runs once: on CPUs, built quickly rather than quick."""
+  options = {'xla_backend_optimization_level': 0} if is_cpu() else None
+  return jax.jit(fn, compiler_options=options)
+
+
 def replicate(tree: Any) -> Any:
   """The tree as a pmapped step returns it: else it would compile anew."""
   some = np.zeros(local_device_count())  # pmap wants a mapped argument.

@@ -92,7 +92,7 @@ class Network(method.Method):
     weights, options = self._parsed()
     # Terms of weight 0 stay, if they can: one program serves all weights.
     weights = {k: v for k, v in weights.items() if v or there >= {*_needs(k)}}
-    init, running, frozen = programs.make_programs(
+    init, step = programs.make_programs(
       network,
       classifier.head if classifier else None,
       tuple(sorted(name for name in self.error if name in weights)),
@@ -113,12 +113,9 @@ class Network(method.Method):
     if 'new_square' in state.batch_stats:
       held = state.batch_stats | {'new_square': new_square}
       state = state.replace(batch_stats=held)
-    freeze_step = int(recipe['freeze_batch_norm'] * num_steps)
     state = loop.fit(
       state,
-      lambda step, state, batch: (running if step < freeze_step else frozen)(
-        state, batch, constants
-      ),
+      lambda _, state, batch: step(state, batch, constants),
       lambda start: splits.batches(views, recipe['batch_size'], seed, start),
       num_steps=num_steps,
       directory=directory,

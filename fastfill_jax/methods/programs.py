@@ -14,7 +14,9 @@ from fastfill_jax.models import alignment
 from fastfill_jax.training import loop, optim
 
 
-def make_step(network, head, optimizer, error, options, label_smoothing, train):
+def make_step(
+  network, head, optimizer, error, options, label_smoothing, freeze_step
+):
   """One step on a loss of terms: (state, batch, constants) -> (state, metrics).
 
   To be pmapped. The batch holds 'old', 'new' and perhaps 'side' [batch,
@@ -28,10 +30,10 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
     error: Names of the terms that the uncertainty predicts.
     options: Of every term, by name.
     label_smoothing: What terms read by this name.
-    train: False: BatchNorm is frozen.
+    freeze_step: From this one on BatchNorm is frozen.
   """
 
-  def loss_fn(params, batch_stats, batch, constants):
+  def loss_fn(params, batch_stats, batch, constants, train):
     outputs, updates = network.apply(
       {'params': params, 'batch_stats': batch_stats},
       batch['old'],
@@ -71,7 +73,8 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
       jax.random.wrap_key_data(constants['key']), state.step
     )
     constants = constants | {'key': parallel.device_key(key)}
-    return loop.update(optimizer, loss_fn, state, batch, constants)
+    train = state.step < freeze_step
+    return loop.update(optimizer, loss_fn, state, batch, constants, train)
 
   return step
 
@@ -80,7 +83,7 @@ def make_step(network, head, optimizer, error, options, label_smoothing, train):
 def make_init(network, optimizer, widths):
   """init(key) -> State, of inputs of these widths by name."""
 
-  @jax.jit
+  @parallel.jit_once
   def init(key):
     example = {name: jnp.zeros((1, *width)) for name, width in widths}
     old, side, new = (example.get(x) for x in ('old', 'side', 'new'))
@@ -99,20 +102,22 @@ def _make_optimizer(recipe, num_steps):
 
 @functools.cache  # All seeds, and all weights of the same terms, run these.
 def make_programs(network, head, error, options, recipe, num_steps, widths):
-  """-> (init, step with BatchNorm running, and frozen)."""
+  """-> (init, step), the step pmapped."""
   optimizer = _make_optimizer(recipe, num_steps)
-  smoothing = json.loads(recipe)['label_smoothing']
-  given = network, head, optimizer, error, json.loads(options), smoothing
-  running, frozen = (
-    parallel.pmap(
-      make_step(*given, train),
-      in_axes=(None, 0, None),
-      out_axes=None,
-      donate=(0,),
-    )
-    for train in (True, False)
+  held = json.loads(recipe)
+  step = make_step(
+    network,
+    head,
+    optimizer,
+    error,
+    json.loads(options),
+    held['label_smoothing'],
+    int(held['freeze_batch_norm'] * num_steps),
   )
-  return make_init(network, optimizer, widths), running, frozen
+  step = parallel.pmap(
+    step, in_axes=(None, 0, None), out_axes=None, donate=(0,)
+  )
+  return make_init(network, optimizer, widths), step
 
 
 def apply(

@@ -40,15 +40,18 @@ class Map(nn.Module):
     super().__post_init__()
 
   def __call__(
-    self, old: jax.Array, side: jax.Array | None = None, train: bool = False
+    self,
+    old: jax.Array,
+    side: jax.Array | None = None,
+    train: bool | jax.Array = False,
   ) -> tuple[jax.Array, jax.Array | None]:
     """Aligns a batch of old [batch, old embedding].
 
     Args:
       old: old embeddings.
       side: side-information [batch, side embedding], if the map reads it.
-      train: whether BatchNorm uses the batch's statistics; otherwise it is
-        frozen, though its scale and bias still learn.
+      train: whether BatchNorm uses the batch's statistics, a bool or bool [];
+        otherwise it is frozen, though its scale and bias still learn.
 
     Returns:
       aligned [batch, new_dim], and log_variance [batch], [batch, new_dim] or
@@ -66,7 +69,11 @@ class Map(nn.Module):
     return self.query(new)
 
   def outputs(
-    self, old: jax.Array, side: jax.Array | None, new: jax.Array, train: bool
+    self,
+    old: jax.Array,
+    side: jax.Array | None,
+    new: jax.Array,
+    train: bool | jax.Array,
   ) -> dict[str, jax.Array]:
     """All that the terms of a loss may read of the network."""
     aligned, log_variance = self(old, side, train)
@@ -106,8 +113,8 @@ class Alignment(Map):
 
     def dense(x, width, name):
       x = layers.torch_dense(width, x.shape[1], use_bias=False, name=name)(x)
-      x = layers.batch_norm(self, train, name=f'{name}_norm')(x)
-      return nn.relu(x)
+      norm = layers.FreezableNorm(self.axis_name, name=f'{name}_norm')
+      return nn.relu(norm(x, train))
 
     branches = []
     for name, embedding in (('old', old), ('side', side)):

@@ -12,7 +12,7 @@ he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def batch_norm(of: nn.Module, train: bool, **options) -> nn.BatchNorm:
-  """The BatchNorm of a network, over its `axis_name`.
+  """The BatchNorm of an encoder, over its `axis_name`.
 
   Parameters, statistics and the reductions are float32 whatever `dtype` is.
   While initialising no device axis is bound, and Linen uses none.
@@ -24,6 +24,42 @@ def batch_norm(of: nn.Module, train: bool, **options) -> nn.BatchNorm:
     axis_name=of.axis_name,
     **options,
   )
+
+
+class FreezableNorm(nn.Module):
+  """BatchNorm of [batch, width] that a step may freeze: one program for both.
+
+  As Linen's, whose choice is made when the program is built. Frozen, it uses
+  the running statistics and keeps them; scale and bias learn on.
+
+  Attributes:
+    axis_name: device axis of the statistics.
+  """
+
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool | jax.Array) -> jax.Array:
+    """Normalises by the batch where `train` is true, a bool or bool []."""
+    width = x.shape[-1:]
+    held = (
+      self.variable('batch_stats', 'mean', jnp.zeros, width),
+      self.variable('batch_stats', 'var', jnp.ones, width),
+    )
+    mean, var = (x.value for x in held)
+    if train is not False:
+      moments = jnp.stack([x.mean(0), jnp.square(x).mean(0)])
+      if self.axis_name and not self.is_initializing():
+        moments = jax.lax.pmean(moments, self.axis_name)
+      now = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0)
+      for variable, new in zip(held, now, strict=True):
+        running = 0.9 * variable.value + 0.1 * new
+        variable.value = jnp.where(train, running, variable.value)
+      mean, var = jnp.where(train, now[0], mean), jnp.where(train, now[1], var)
+    scale = self.param('scale', nn.initializers.ones, width)
+    bias = self.param('bias', nn.initializers.zeros, width)
+    factor = jax.lax.rsqrt(var + 1e-5) * scale
+    return (x - mean[None]) * factor[None] + bias[None]
 
 
 def check_images(images: jax.Array) -> None:

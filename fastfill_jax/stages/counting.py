@@ -92,7 +92,7 @@ def _network_flops(method, widths, recipe, classes) -> float:
   network = method.make_network(widths['new'], recipe, parallel.AXIS)
   weights, options = terms.parse({**method.error, **method.terms}, terms.TERMS)
   given = network, heads.Linear(classes), optimizer, tuple(method.error)
-  step = programs.make_step(*given, options, recipe['label_smoothing'], True)
+  step = programs.make_step(*given, options, recipe['label_smoothing'], 1)
   size = recipe['batch_size']
   batch = {
     name: jax.ShapeDtypeStruct((size, width), jnp.float32)

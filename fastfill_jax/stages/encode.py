@@ -196,7 +196,7 @@ def make_step(encoder, head, optimizer, normalise, recipe, teacher=None):
 def initialise(encoder, head, optimizer, images, seed) -> loop.State:
   """The state before the first step; images set the input's shape."""
 
-  @jax.jit  # One program instead of one for every layer.
+  @parallel.jit_once  # One program instead of one for every layer.
   def init(key):
     keys = jax.random.split(key)
     # train=False: outside of pmap BatchNorm has no axis to average over.

@@ -1,17 +1,20 @@
 """The released alignment, stated a second time, in PyTorch.
 
   python -m benchmarks.released --source=DIR
+  python -m benchmarks.released --source=DIR --changes=linen,variance,...
 
 FastFill (arXiv 2303.04766) as its authors released it: the network, PyTorch's
 default initialisation of it, the losses and the recipe, sharing no line with
 fastfill_jax but the sweep that scores both. DIR holds {old,new,label}.npy in
 train/ and gallery/, and classifier.npy, the kernel [embedding, class] of the
-new model. Prints the areas under the backfilling curves, and saves them.
+new model. Prints the areas under the backfilling curves, and saves them; once
+more for every change, each alone, by which an implementation may differ.
 
 A seed takes most of an hour of a core, and little over a minute with
 --hidden_dim=512 --batch_size=512 --epochs=20.
 """
 
+import itertools
 import pathlib
 import time
 
@@ -29,9 +32,7 @@ _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Of weights and batches.')
 _HIDDEN = flags.DEFINE_integer('hidden_dim', 2048, 'Width of the mixer.')
 _BATCH = flags.DEFINE_integer('batch_size', 1024, 'Batch; the last is smaller.')
 _EPOCHS = flags.DEFINE_integer('epochs', 80, 'Epochs.')
-_SCHEDULE = flags.DEFINE_enum(
-  'schedule', 'step', ['step', 'epoch'], 'When the learning rate changes.'
-)
+_CHANGES = flags.DEFINE_list('changes', ['none'], 'One run of the seeds each.')
 _CSV = flags.DEFINE_string('csv', 'runs/benchmarks/released.csv', 'Output.')
 flags.mark_flag_as_required('source')
 
@@ -39,33 +40,68 @@ _LEARNING_RATE = 5e-4
 _WARMUP = 1 / 16  # of the epochs, 5 of 80
 _WEIGHT_DECAY = 2**-15
 
+CHANGES = {
+  'none': 'as released',
+  'linen': "Linen's initialisation: LeCun normal kernels, biases zero",
+  'head': 'the uncertainty head from zero',
+  'variance': 'running variances without the factor n / (n - 1)',
+  'whole': 'no smaller last batch in an epoch',
+  'epoch': 'the learning rate changes with the epochs, not the steps',
+  'running': 'BatchNorm never frozen',
+  'decoupled': 'weight decay not in the gradient (AdamW)',
+  'smoothing': 'no label smoothing',
+  'float16': 'embeddings stored as float16',
+  'double': 'twice the epochs',
+}
 
-def dense(width_in: int, width_out: int) -> nn.Sequential:
+
+class PlainVariance(nn.BatchNorm1d):
+  """BatchNorm whose running variance is that of the batches as they are."""
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """Normalises, and takes the factor out of what was added."""
+    kept = (1 - self.momentum) * self.running_var
+    out = super().forward(x)
+    if self.training:
+      added = self.running_var - kept
+      self.running_var = kept + added * (len(x) - 1) / len(x)
+    return out
+
+
+def dense(width_in: int, width_out: int, norm: type[nn.Module]) -> nn.Module:
   """A layer without bias, BatchNorm, ReLU."""
-  return nn.Sequential(
-    nn.Linear(width_in, width_out, bias=False),
-    nn.BatchNorm1d(width_out),
-    nn.ReLU(),
-  )
+  linear = nn.Linear(width_in, width_out, bias=False)
+  return nn.Sequential(linear, norm(width_out), nn.ReLU())
 
 
 class Released(nn.Module):
   """The alignment network; without side-information old feeds both branches."""
 
-  def __init__(self, old_dim: int, new_dim: int, hidden_dim: int):
+  def __init__(self, old_dim: int, new_dim: int, hidden_dim: int, change: str):
     super().__init__()
+    norm = PlainVariance if change == 'variance' else nn.BatchNorm1d
     self.old_branch, self.side_branch = (
       nn.Sequential(
-        dense(old_dim, 2 * old_dim), dense(2 * old_dim, 2 * new_dim)
+        dense(old_dim, 2 * old_dim, norm), dense(2 * old_dim, 2 * new_dim, norm)
       )
       for _ in range(2)
     )
     self.mixer = nn.Sequential(
-      dense(4 * new_dim, hidden_dim),
-      dense(hidden_dim, hidden_dim),
+      dense(4 * new_dim, hidden_dim, norm),
+      dense(hidden_dim, hidden_dim, norm),
       nn.Linear(hidden_dim, new_dim),
     )
     self.uncertainty = nn.Linear(new_dim, 1)
+    if change == 'linen':
+      for layer in self.modules():
+        if isinstance(layer, nn.Linear):
+          std = layer.in_features**-0.5 / 0.8796  # before it is truncated
+          nn.init.trunc_normal_(layer.weight, 0, std, -2 * std, 2 * std)
+          if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    if change in ('linen', 'head'):
+      nn.init.zeros_(self.uncertainty.weight)
+      nn.init.zeros_(self.uncertainty.bias)
 
   def forward(self, old: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Old [batch, old] to aligned [batch, new] and log-variance [batch]."""
@@ -80,22 +116,23 @@ def loss(
   new: torch.Tensor,
   label: torch.Tensor,
   classifier: torch.Tensor,
+  smoothing: float,
 ) -> torch.Tensor:
   """The batch's mean of 1/2 exp(-s) (l2 + disc) + 1/2 s."""
   l2 = ((aligned - new) ** 2).mean(dim=1)
   disc = functional.cross_entropy(
     aligned @ classifier,
     label,
-    label_smoothing=0.1,
+    label_smoothing=smoothing,
     reduction='none',
   )
   weight = torch.exp(-log_variance)
   return (0.5 * weight * (l2 + disc) + 0.5 * log_variance).mean()
 
 
-def learning_rate(epochs: float) -> float:
+def learning_rate(epochs: float, total: int) -> float:
   """The rate after so many epochs: linear warm-up, then a cosine to 0."""
-  total, warmup = _EPOCHS.value, _WARMUP * _EPOCHS.value
+  warmup = _WARMUP * total
   if epochs < warmup:
     return _LEARNING_RATE * epochs / warmup
   done = (epochs - warmup) / (total - warmup)
@@ -108,25 +145,31 @@ def train(
   label: torch.Tensor,
   classifier: torch.Tensor,
   seed: int,
+  change: str,
 ) -> Released:
   """Trains the alignment; returns it in evaluation mode."""
   torch.manual_seed(seed)
-  network = Released(old.shape[1], new.shape[1], _HIDDEN.value)
-  optimizer = torch.optim.Adam(
+  network = Released(old.shape[1], new.shape[1], _HIDDEN.value, change)
+  kind = torch.optim.AdamW if change == 'decoupled' else torch.optim.Adam
+  optimizer = kind(
     network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY
   )
+  smoothing = 0.0 if change == 'smoothing' else 0.1
+  epochs = _EPOCHS.value * (2 if change == 'double' else 1)
   batches = -(-len(old) // _BATCH.value)
-  for epoch in range(_EPOCHS.value):
+  for epoch in range(epochs):
     # From the middle on BatchNorm is frozen; its scale and bias still learn.
-    network.train(epoch < _EPOCHS.value // 2)
+    network.train(epoch < epochs // 2 or change == 'running')
     rows = torch.randperm(len(old)).split(_BATCH.value)
+    if change == 'whole':
+      rows = rows[: len(old) // _BATCH.value]
     for number, batch in enumerate(rows):
-      # Per epoch, the first one's rate is that of the warm-up's first step.
-      passed = epoch + 1 if epoch < _WARMUP * _EPOCHS.value else epoch
-      if _SCHEDULE.value == 'step':
-        passed = epoch + number / batches
-      optimizer.param_groups[0]['lr'] = learning_rate(passed)
-      value = loss(*network(old[batch]), new[batch], label[batch], classifier)
+      passed = epoch + number / batches
+      if change == 'epoch':  # The first has the rate of the first step after.
+        passed = epoch + 1 if epoch < _WARMUP * epochs else epoch
+      optimizer.param_groups[0]['lr'] = learning_rate(passed, epochs)
+      outputs = network(old[batch])
+      value = loss(*outputs, new[batch], label[batch], classifier, smoothing)
       optimizer.zero_grad()
       value.backward()
       optimizer.step()
@@ -167,6 +210,8 @@ def areas(
 def main(argv):
   """Prints a table, and writes it as CSV."""
   del argv
+  if unknown := set(_CHANGES.value) - set(CHANGES):
+    raise ValueError(f'--changes: {sorted(unknown)}; there are {CHANGES}.')
   torch.set_flush_denormal(True)  # else training slows down to a tenth
   folder = pathlib.Path(_SOURCE.value)
   old, new, gallery_old, gallery_new, kernel = (
@@ -176,23 +221,25 @@ def main(argv):
   )
   label = np.load(folder / 'train/label.npy').astype(np.int64)
   gallery_label = np.load(folder / 'gallery/label.npy')
-  tensors = [torch.from_numpy(x) for x in (old, new, label, kernel)]
   rows = []
-  for seed in map(int, _SEEDS.value):
+  for change, seed in itertools.product(_CHANGES.value, map(int, _SEEDS.value)):
+    arrays = old, new, gallery_old
+    if change == 'float16':
+      arrays = (x.astype(np.float16).astype(np.float32) for x in arrays)
+    given = [torch.from_numpy(x) for x in arrays]
     start = time.perf_counter()
-    network = train(*tensors, seed)
+    known = torch.from_numpy(label), torch.from_numpy(kernel)
+    network = train(*given[:2], *known, seed, change)
     seconds = round(time.perf_counter() - start)
     with torch.no_grad():
-      aligned, log_variance = (
-        x.numpy() for x in network(torch.from_numpy(gallery_old))
-      )
+      aligned, log_variance = (x.numpy() for x in network(given[2]))
     logits = aligned @ kernel
     for order, area in areas(
       aligned, log_variance, logits, gallery_new, gallery_label
     ).items():
-      row = {'seed': seed, 'order': order, **area, 'seconds': seconds}
-      rows.append(row)
-      print(row, flush=True)
+      row = {'change': change, 'seed': seed, 'order': order, **area}
+      rows.append(row | {'seconds': seconds})
+      print(rows[-1], flush=True)
   print(f'written to {table.write(_CSV.value, rows)}')
 
 

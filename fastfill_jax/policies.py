@@ -13,6 +13,7 @@ reads, and are all it can read:
   train_new      new embeddings of training examples [example, embedding]
   train_labels   int [example]: theirs
   gains          each item's true gain in mAP (`curve.gain`) [gallery]
+  predicted_gains    the same, learnt on training items (`stages.learnt`)
 
 It returns an order: int [gallery], a permutation, first to be backfilled
 first. Ties go by index. Arrays may be anything that gives NumPy arrays for
@@ -65,6 +66,11 @@ def distance(aligned: np.ndarray, new: np.ndarray) -> np.ndarray:
 def gain(gains: np.ndarray) -> np.ndarray:
   """Largest true gain first: the head-room, what costs quality comes last."""
   return _order(lambda x: x, gains=gains)
+
+
+def learnt_gain(predicted_gains: np.ndarray) -> np.ndarray:
+  """Largest gain as learnt first: what is better left alone comes last."""
+  return _order(lambda x: x, predicted_gains=predicted_gains)
 
 
 def class_mean(aligned: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -188,6 +194,7 @@ POLICIES: dict[str, Callable[..., np.ndarray]] = {
   'sigma': sigma,
   'distance': distance,
   'gain': gain,
+  'learnt_gain': learnt_gain,
   'class_mean': class_mean,
   'class_mean_cosine': class_mean_cosine,
   'class_mean_predicted': class_mean_predicted,

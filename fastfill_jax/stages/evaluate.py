@@ -13,7 +13,7 @@ from scipy import stats
 
 from fastfill_jax import choices, curve, methods, parallel, policies, report
 from fastfill_jax.curve import gain
-from fastfill_jax.stages import align, gallery
+from fastfill_jax.stages import align, gallery, learnt
 from fastfill_jax.storage import artifact, splits
 
 
@@ -106,6 +106,13 @@ def evaluate(
       aligned,
       backfilled,
       *(x.column(name) for name in ('label', 'id') for x in (query, items)),
+      distance=distance,
+      seed=seed,
+    )
+  if 'learnt_gain' in names:
+    available['predicted_gains'] = learnt.predicted_gains(
+      *(maps, embedded, old, new, available),
+      fuse=fuse,
       distance=distance,
       seed=seed,
     )

@@ -60,21 +60,30 @@ def write_new(
   Returns:
     [row, embedding], shards in the directory; `new` where nothing changes it.
   """
-  store = maps.store if aligned is not None else None
-  if maps.query is None and store is None and not fuse:
+  changed = maps.store if aligned is not None else None
+  if maps.query is None and changed is None and not fuse:
     return new
-  query = maps.query or (lambda x: x.astype(np.float32))
 
   def function(rows):
-    if store is not None:
-      return {directory.name: store(new[rows], aligned[rows])}
-    mapped = query(new[rows])
-    if fuse:
-      mapped = (1 - fuse) * mapped + fuse * aligned[rows].astype(np.float32)
-    return {directory.name: mapped}
+    before = None if aligned is None else aligned[rows]
+    return {directory.name: become(maps, new[rows], before, fuse)}
 
   _write(function, directory.name, len(new), new.dtype, directory.parent)
   return arrays.ShardedArray(directory)
+
+
+def become(
+  maps: method.Maps, new: np.ndarray, aligned: np.ndarray | None, fuse: float
+) -> np.ndarray:
+  """`write_new` of rows, float32 [row, embedding]."""
+  if maps.store is not None and aligned is not None:
+    return maps.store(new, aligned)
+  mapped = np.asarray(new, np.float32)
+  if maps.query is not None:
+    mapped = maps.query(new)
+  if fuse:
+    mapped = (1 - fuse) * mapped + fuse * aligned.astype(np.float32)
+  return mapped
 
 
 def squared_error(
@@ -134,11 +143,13 @@ def readable(
   log_variance: arrays.ShardedArray | np.ndarray | None,
   seed: int,
   width: int | None,
+  train_rows: np.ndarray | None = None,
 ) -> dict[str, Any]:
   """What policies may read before any backfilling; None: it is not there.
 
   Of aligned embeddings, the first `width` coordinates: `Maps.new_dim`. Where
-  that is None no new classifier or embedding is compared with them.
+  that is None no new classifier or embedding is compared with them. Of the
+  training items all, or those of `train_rows`.
   """
   held = {'key': jax.random.key(seed), 'log_variance': log_variance}
   if width is None:
@@ -146,6 +157,11 @@ def readable(
   aligned = leading(aligned, width)
   train = splits.Pairs(embedded)
   view = train.arrays([x for x in (new, 'label') if x in train])[0]
+  if train_rows is not None:
+    view = {
+      name: ByRow(train_rows, x.__getitem__, x.dtype, *x.shape[1:])
+      for name, x in view.items()
+    }
   held |= {
     'aligned': aligned,
     'train_new': view[new],
@@ -159,7 +175,7 @@ def readable(
   def logits(rows):
     return classifier.logits(rows.astype(np.float32))
 
-  read = ByRow(aligned, logits, kernel.shape[1], kernel.dtype)
+  read = ByRow(aligned, logits, kernel.dtype, kernel.shape[1])
   return held | {'logits': read, 'class_weights': kernel}
 
 
@@ -169,16 +185,16 @@ def leading(array: Any, width: int) -> 'ByRow':
   A map may add coordinates of its own behind the embedding's.
   """
   width = min(width, array.shape[1])
-  return ByRow(array, lambda rows: rows[:, :width], width, array.dtype)
+  return ByRow(array, lambda rows: rows[:, :width], array.dtype, width)
 
 
 class ByRow:
-  """A function of an array's rows, [row, width], computed as it is read."""
+  """A function of an array's rows, [row, *width], computed as it is read."""
 
-  def __init__(self, array: Any, function: Callable, width: int, dtype: Any):
-    self.shape = len(array), width
+  def __init__(self, array: Any, function: Callable, dtype: Any, *width: int):
+    self.shape = len(array), *width
     self.dtype = dtype
-    self.ndim = 2
+    self.ndim = len(self.shape)
     self._array = array
     self._function = function
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastfill_jax import parallel, policies
-from fastfill_jax.stages import align, gallery
+from fastfill_jax.stages import align, gallery, learnt
 from fastfill_jax.storage import artifact, splits
 
 
@@ -25,7 +25,9 @@ def plan(
   embedded: dict[str, artifact.Artifact],
   old: str,
   new: str,
+  fuse: float,
   names: list[str],
+  distance: str,
   seed: int,
 ):
   """Plans the split 'backfill'.
@@ -42,6 +44,13 @@ def plan(
   available = gallery.readable(
     embedded, new, aligned, log_variance, seed, maps.new_dim
   )
+  if 'learnt_gain' in names:
+    available['predicted_gains'] = learnt.predicted_gains(
+      *(maps, embedded, old, new, available),
+      fuse=fuse,
+      distance=distance,
+      seed=seed,
+    )
   ids = items.column('id')
   for policy, order in policies.make_orders(names, available)[0].items():
     np.save(directory / f'{policy}.npy', ids[order])

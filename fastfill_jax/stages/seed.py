@@ -214,7 +214,9 @@ class Seed:
       'plan',
       f'seed{self.seed}',
       plan.plan,
+      fuse=row.fuse,
       names=list(self.config.evaluate.policies),
+      distance=self._swept['distance'],
       seed=self.seed,
       **self._of(row),
     )

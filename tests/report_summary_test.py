@@ -154,6 +154,29 @@ def test_gain_is_paired_by_seed():
   assert row['mAP_std'] > 0.1
 
 
+@pytest.mark.parametrize(
+  ('gains', 'error', 'said'),
+  [
+    ([0.02], 0.009, '+1.00 ± 0.90 n.s.'),
+    ([0.02], 0.005, '+1.00 ± 0.50'),
+    ([0.02, 0.02, 0.02], 0.009, '+1.00 ± 0.00 n.s.'),  # The queries alone
+    ([0.00, 0.02, 0.04], 0.0, '+1.00 ± 1.00 n.s.'),  # The seeds alone
+    ([0.018, 0.02, 0.022], 0.001, '+1.00 ± 0.10'),
+  ],
+)
+def test_a_gain_within_its_interval_is_said_to_be_so(gains, error, said):
+  results = [
+    report_cases.make(
+      {'random': [0.5, 0.8], 'sigma': [0.5 + gain, 0.8]},
+      seed,
+      gain_standard_error={'random': 0.0, 'sigma': error},
+    )
+    for seed, gain in enumerate(gains)
+  ]
+  row = summary.summarise(results).set_index('policy').loc['sigma']
+  assert tables._cell(row, 'gain') == said
+
+
 def test_without_random_there_is_no_gain():
   cells = tables.ablation(
     [report_cases.make({'sigma': [0.2, 0.8]})], columns=('gain', 'wins')

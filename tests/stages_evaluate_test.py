@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import report_cases
+from scipy import stats
 
 from fastfill_jax import curve, parallel, policies, report
 from fastfill_jax.methods import method
@@ -215,3 +216,16 @@ def test_policies_without_their_inputs_are_left_out_and_named(case, tmp_path):
     lines = (tmp_path / 'served.csv').read_text().splitlines()
     assert lines[0].startswith('seed,policy,fraction')
     assert [line.split(',')[1] for line in lines[1:]] == ['random'] * rows
+
+
+def test_the_error_of_a_gain_is_that_of_a_paired_comparison():
+  rng = np.random.default_rng(0)
+  precision = rng.random((3, 5, 40))
+  precision[:, :, [4, 9]] = np.nan  # Queries of another process, or none
+  errors = evaluate._gain_errors(('sigma', 'random', 'entropy'), precision)
+  areas = np.delete(precision, [4, 9], axis=2).mean(axis=1)
+  for name, area in (('sigma', areas[0]), ('entropy', areas[2])):
+    t = stats.ttest_rel(area, areas[1]).statistic
+    assert errors[name] == pytest.approx(np.mean(area - areas[1]) / t)
+  assert errors['random'] == 0
+  assert not evaluate._gain_errors(('sigma',), precision[:1])

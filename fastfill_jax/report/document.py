@@ -117,8 +117,8 @@ def _legend(results: Sequence[result.Result], table: pd.DataFrame) -> str:
     'of new/new; the rank correlation is of an order with what each item alone '
     'gains; negative flips are queries right under old/old and wrong '
     "now, averaged over the curve. The gain over random is of mAP's area, "
-    'seed by seed, n.s. where its 95% interval over seeds holds 0; wins count '
-    'the seeds in which it is positive.',
+    'seed by seed, n.s. where its 95% interval over seeds and queries holds 0; '
+    'wins count the seeds in which it is positive.',
   ]
   used = {name for reads in table['reads'] for name in reads}
   marks = [

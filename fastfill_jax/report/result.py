@@ -54,6 +54,8 @@ class Result:
     left_out: What the policies that were asked for and not run lack, by name.
     gain_correlation: Spearman's, of each policy's order with the items' true
       gains; empty where these were not computed.
+    gain_standard_error: Over queries, of each policy's mAP area less that of
+      the random order; empty where there is none.
     groups: Curves as above of subgroups of the queries; may be empty.
     group_references: References as above of each subgroup.
 
@@ -77,6 +79,7 @@ class Result:
   needs: tuple[str, ...] = ()
   left_out: Mapping[str, tuple[str, ...]] = _empty()
   gain_correlation: Mapping[str, float] = _empty()
+  gain_standard_error: Mapping[str, float] = _empty()
   groups: Mapping[str, Curves] = _empty()
   group_references: Mapping[str, References] = _empty()
 

@@ -57,9 +57,9 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
     area, and with `_trapezoid`, `_start` (nothing backfilled) and `_worst`
     (the lowest point) after it; `enough`, the first fraction of `ENOUGH` of
     new/new mAP (NaN if there is none); `mAP_peak`, the highest point, and
-    `peak_at`, its fraction; `gain_correlation`, as in `Result`;
-    `negative_flips`, its area; `sag`, the
-    mAP area less the mean of the curve's two ends.
+    `peak_at`, its fraction; `gain_correlation` and `gain_se`, as in
+    `Result`; `negative_flips`, its area; `sag`, the mAP area less the mean of
+    the curve's two ends.
   """
   rows = []
   for one in results:
@@ -83,6 +83,7 @@ def per_seed(results: Sequence[result.Result]) -> pd.DataFrame:
       row['enough'] = x[y >= goal].min(initial=np.inf)
       row |= {'mAP_peak': y.max(), 'peak_at': x[np.argmax(y)]}
       row['gain_correlation'] = one.gain_correlation.get(policy, np.nan)
+      row['gain_se'] = one.gain_standard_error.get(policy, np.nan)
       row['negative_flips'] = np.mean(one.negative_flips[i])
       row['sag'] = np.mean(y) - (y[0] + y[-1]) / 2
       rows.append(row)
@@ -106,6 +107,7 @@ def summarise(results: Sequence[result.Result]) -> pd.DataFrame:
   errors = [name for name in rows if name.endswith('_se')]
   table = mean_and_std(rows.drop(columns=['seed', *errors]), KEYS)
   groups = rows.groupby(KEYS, sort=False)
+  table = table.join(groups[errors.pop(errors.index('gain_se'))].mean())
   table = table.join(groups[errors].first().where(table['n'] == 1))
   wins = groups['gain'].agg(lambda x: (x > 0).sum())
   table['wins'] = wins.where(table['gain'].notna())

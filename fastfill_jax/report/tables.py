@@ -262,9 +262,12 @@ def _cell(row: pd.Series, key: str, decimals: int = 2) -> str:
   if np.isnan(spread):
     return text
   text = f'{text} ± {100 * spread:.{decimals}f}'
-  if key == 'gain' and n > 1:
-    # Student's 95% interval over seeds.
-    half = special.stdtrit(n - 1, 0.975) * spread / np.sqrt(n)
+  if key == 'gain':
+    # 95% intervals over queries and, Student's, over seeds.
+    half = special.ndtri(0.975) * np.nan_to_num(row['gain_se'])
+    if n > 1:
+      over_seeds = special.stdtrit(n - 1, 0.975) * spread / np.sqrt(n)
+      half = np.hypot(half, over_seeds)
     text += '' if abs(row[key]) > half else ' n.s.'
   return text
 

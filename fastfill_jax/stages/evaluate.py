@@ -133,6 +133,7 @@ def evaluate(
     needs=methods.make(**definition).reads,
     left_out=left_out,
     gain_correlation=_correlations(orders, available.get('gains')),
+    gain_standard_error=_gain_errors(tuple(orders), swept['per_query']['mAP']),
     curves={metric: swept[metric] for metric in curve.METRICS},
     standard_error=swept['standard_error'],
     area_standard_error=swept['area_standard_error'],
@@ -193,6 +194,20 @@ def _correlations(orders, gains):
     policy: float(stats.spearmanr(early, gains[order]).statistic)
     for policy, order in orders.items()
   }
+
+
+def _gain_errors(names, precision):
+  """Standard errors of areas less random's; precision [policy, cutoff, query].
+
+  Query by query: what is hard under both orders cancels out.
+  """
+  if 'random' not in names:
+    return {}
+  area = precision.mean(axis=1)
+  gain = area - area[names.index('random')]
+  count = np.count_nonzero(np.isfinite(area[0]))
+  error = np.nanstd(gain, axis=1, ddof=1) / np.sqrt(count)
+  return dict(zip(names, map(float, error), strict=True))
 
 
 def _negative_flips(old, swept):

@@ -21,7 +21,7 @@ _KEEP = flags.DEFINE_string('keep', None, 'A finished workdir to copy from.')
 _NAME = flags.DEFINE_string('name', None, 'Its folder in results/.')
 _POLICIES = flags.DEFINE_list(
   'policies',
-  'random,sigma,entropy,sigma_entropy,class_mean,distance,gain',
+  'random,sigma,entropy,sigma_entropy,learnt_gain,class_mean,distance,gain',
   'The rows of each alignment, where there are.',
 )
 

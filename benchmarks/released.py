@@ -47,9 +47,6 @@ CHANGES = {
   'variance': 'running variances without the factor n / (n - 1)',
   'whole': 'no smaller last batch in an epoch',
   'epoch': 'the learning rate changes with the epochs, not the steps',
-  'running': 'BatchNorm never frozen',
-  'decoupled': 'weight decay not in the gradient (AdamW)',
-  'smoothing': 'no label smoothing',
   'float16': 'embeddings stored as float16',
   'double': 'twice the epochs',
 }
@@ -116,14 +113,13 @@ def loss(
   new: torch.Tensor,
   label: torch.Tensor,
   classifier: torch.Tensor,
-  smoothing: float,
 ) -> torch.Tensor:
   """The batch's mean of 1/2 exp(-s) (l2 + disc) + 1/2 s."""
   l2 = ((aligned - new) ** 2).mean(dim=1)
   disc = functional.cross_entropy(
     aligned @ classifier,
     label,
-    label_smoothing=smoothing,
+    label_smoothing=0.1,
     reduction='none',
   )
   weight = torch.exp(-log_variance)
@@ -150,16 +146,14 @@ def train(
   """Trains the alignment; returns it in evaluation mode."""
   torch.manual_seed(seed)
   network = Released(old.shape[1], new.shape[1], _HIDDEN.value, change)
-  kind = torch.optim.AdamW if change == 'decoupled' else torch.optim.Adam
-  optimizer = kind(
+  optimizer = torch.optim.Adam(
     network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY
   )
-  smoothing = 0.0 if change == 'smoothing' else 0.1
   epochs = _EPOCHS.value * (2 if change == 'double' else 1)
   batches = -(-len(old) // _BATCH.value)
   for epoch in range(epochs):
     # From the middle on BatchNorm is frozen; its scale and bias still learn.
-    network.train(epoch < epochs // 2 or change == 'running')
+    network.train(epoch < epochs // 2)
     rows = torch.randperm(len(old)).split(_BATCH.value)
     if change == 'whole':
       rows = rows[: len(old) // _BATCH.value]
@@ -169,7 +163,7 @@ def train(
         passed = epoch + 1 if epoch < _WARMUP * epochs else epoch
       optimizer.param_groups[0]['lr'] = learning_rate(passed, epochs)
       outputs = network(old[batch])
-      value = loss(*outputs, new[batch], label[batch], classifier, smoothing)
+      value = loss(*outputs, new[batch], label[batch], classifier)
       optimizer.zero_grad()
       value.backward()
       optimizer.step()

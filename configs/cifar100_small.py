@@ -67,7 +67,8 @@ def get_config(form: str = '') -> ConfigDict:
   # the row with the paper's equal weights is given another one beside it.
   c.alignments['10 l2+disc+u'] = base.loss(10, 1, 'example')
   c.serve.policies = ('random', 'sigma')
-  c.evaluate.policies += ('gain',)  # the head-room of them all
+  # One learnt on training items, and the head-room of them all.
+  c.evaluate.policies += ('learnt_gain', 'gain')
   return base.finish(c, form, base.shrink, open=_open, shifted=_shifted)
 
 

@@ -21,7 +21,8 @@ def get_config(form: str = '') -> ConfigDict:
   c = base.get_config()
   c.name = 'embeddings'
   c.embed.source = 'embeddings'
-  c.evaluate.policies += ('gain',)  # the head-room of them all
+  # One learnt on training items, and the head-room of them all.
+  c.evaluate.policies += ('learnt_gain', 'gain')
   # The identity needs embeddings of one width, the others the classifier.
   kept = ('procrustes', 'ridge', 'l2 (FCT)', 'l2+u')
   for name in set(c.alignments) - set(kept):

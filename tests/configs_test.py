@@ -21,7 +21,6 @@ def test_debug_form_runs(name, tmp_path):
   """Up to the embeddings, from where on all are alike; one to its end."""
   config = pipeline_runs.debug_config(name)
   pipeline_runs.keep(config, config.main_alignment)
-  config.align.freeze_batch_norm = 1.0  # one program less
   biased = 'biased' in name
   if not biased:  # Its report has all parts there are.
     config.stages = ('encode', 'embed')

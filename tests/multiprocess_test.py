@@ -20,8 +20,7 @@ _DIGITS = (
   '--config=tests/short_config.py',
   '--config.stages=encode,embed,align,evaluate',
   '--config.run.checkpoint_every=2',
-  '--config.align.freeze_batch_norm=1.0',  # one program less
-  '--config.evaluate.policies=random,sigma',
+  '--config.evaluate.policies=random,sigma,gain,learnt_gain',
 )
 _LIMIT = 120
 

@@ -49,7 +49,6 @@ def _config(source, form=''):
   config.align.num_epochs = 2
   config.align.warmup_epochs = 1
   config.align.hidden_dim = 16
-  config.align.freeze_batch_norm = 1.0  # one program less
   return config
 
 

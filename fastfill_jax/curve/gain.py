@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastfill_jax import choices
+from fastfill_jax import choices, parallel
 from fastfill_jax.curve import inputs
 
 _BLOCK = 64  # Queries whose scores are held at a time, by each thread.
@@ -23,6 +23,7 @@ def marginal(
   *,
   distance: str,
   seed: int,
+  all_processes: bool = False,
 ) -> np.ndarray:
   """Each item's change in mAP when it alone is backfilled.
 
@@ -40,6 +41,7 @@ def marginal(
     gallery_ids: Integers [gallery]; an item of the query's id is left out.
     distance: 'l2' or 'cosine'.
     seed: Of the random states.
+    all_processes: Whether every process is here, and counts its share.
 
   Returns:
     The mean over queries, float64 [gallery].
@@ -65,11 +67,15 @@ def marginal(
       count += 1
     return total, count
 
+  blocks = range(0, len(query), _BLOCK)
+  if all_processes:
+    blocks = blocks[parallel.process_index() :: parallel.process_count()]
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    totals, counts = zip(
-      *pool.map(block, range(0, len(query), _BLOCK)), strict=True
-    )
-  return sum(totals) / sum(counts)
+    done = [(np.zeros(len(gallery_ids)), 0), *pool.map(block, blocks)]
+  total, count = (sum(x) for x in zip(*done, strict=True))
+  if all_processes:
+    total, count = (parallel.gather(x).sum(axis=0) for x in (total, count))
+  return total / count
 
 
 def of_query(

@@ -108,6 +108,7 @@ def evaluate(
       *(x.column(name) for name in ('label', 'id') for x in (query, items)),
       distance=distance,
       seed=seed,
+      all_processes=True,
     )
   if 'learnt_gain' in names:
     available['predicted_gains'] = learnt.predicted_gains(

@@ -40,7 +40,7 @@ def predicted_gains(
   distance: str,
   seed: int,
 ) -> np.ndarray | None:
-  """Each gallery item's gain, float64 [gallery].
+  """Each gallery item's gain, float64 [gallery]; all processes call it.
 
   None where training items have no labels, or no policy's order is there.
 
@@ -70,6 +70,7 @@ def predicted_gains(
     *(asked, aligned, stored, labels, labels, some, some),
     distance=distance,
     seed=seed,
+    all_processes=True,
   )
   # Neighbours are looked for among the other training items: no item of a
   # gallery finds itself.
@@ -80,7 +81,7 @@ def predicted_gains(
   model = ensemble.HistGradientBoostingRegressor(
     learning_rate=0.05, max_leaf_nodes=8, min_samples_leaf=50, random_state=0
   )
-  model.fit(_places(known), gains / np.std(gains))
+  model.fit(_places(known), gains)
   return model.predict(places)
 
 

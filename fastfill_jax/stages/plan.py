@@ -39,8 +39,6 @@ def plan(
   items = splits.Split(embedded, 'backfill')
   maps = align.load(definition, fitted)
   aligned, log_variance = gallery.write_aligned(maps, items, old, directory)
-  if not parallel.is_main():
-    return
   available = gallery.readable(
     embedded, new, aligned, log_variance, seed, maps.new_dim
   )
@@ -51,6 +49,8 @@ def plan(
       distance=distance,
       seed=seed,
     )
+  if not parallel.is_main():
+    return
   ids = items.column('id')
   for policy, order in policies.make_orders(names, available)[0].items():
     np.save(directory / f'{policy}.npy', ids[order])

@@ -15,6 +15,8 @@ import pytest
 import stores_cases
 
 from fastfill_jax.backfill import __main__ as backfill
+from fastfill_jax.backfill import commands
+from fastfill_jax.storage import cluster
 from fastfill_jax.stores import shards
 
 N = 120
@@ -199,6 +201,42 @@ def test_embedded_elsewhere(arrays, call, tmp_path):
   rest = tmp_path / 'rest'
   call(arrays, 'export-ids', f'--out={rest}')
   assert len(shards.ShardedArray(rest / 'id')) == N - N // 4
+
+
+def test_embedded_from_a_folder(tmp_path, planned, monkeypatch, capsys):
+  monkeypatch.setattr(commands, '_ROWS', 50)
+  shards.write(tmp_path / 'todo' / 'id', IDS)
+  asked = []
+
+  def embedder(ids):
+    asked.extend(ids.tolist())
+    if 33 in ids:
+      raise RuntimeError('cannot')
+    return cases.new(ids)
+
+  monkeypatch.setattr(cases, 'embedder', embedder)
+  flags = [f'--plan={planned}', f'--ids={tmp_path / "todo"}', '--json']
+  assert backfill.main(['embed', *flags, EMBEDDER]) == 1
+  assert json.loads(capsys.readouterr().out) == {'ids': N, 'failed': 1}
+  vectors = shards.ShardedArray(tmp_path / 'todo' / 'vector')[:]
+  good = IDS != 33
+  np.testing.assert_array_equal(vectors[good], cases.new(IDS[good]))
+  assert not vectors[~good].any()
+
+  # What is there is not asked for again.
+  (tmp_path / 'todo' / 'vector' / '00001.npy').unlink()
+  asked.clear()
+  backfill.main(['embed', *flags, EMBEDDER])
+  assert set(asked) == set(IDS[50:100].tolist())
+  capsys.readouterr()
+  assert backfill.main(['embed', *flags, '--embedder=nothing:at_all']) == 2
+  assert 'names nothing' in capsys.readouterr().err
+
+
+def test_without_ray_it_says_how_to_get_it(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'ray', None)
+  with pytest.raises(ValueError, match=r'fastfill_jax\[ray\]'):
+    cluster.over(lambda shard: None, [0], by_ray=True)
 
 
 @pytest.mark.parametrize(

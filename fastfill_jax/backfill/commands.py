@@ -15,7 +15,10 @@ from fastfill_jax.backfill import (
   status,
   verify,
 )
+from fastfill_jax.storage import cluster
 from fastfill_jax.stores import shards
+
+_ROWS = 4_096  # Embedded by one task of a cluster.
 
 
 def _add_store(parser):
@@ -219,6 +222,53 @@ def export_ids(args) -> int:
   return 0
 
 
+def _add_embed(parser):
+  options.add_plan(parser)
+  parser.add_argument('--ids', required=True, metavar='DIR', help='export-ids')
+  parser.add_argument(
+    '--embedder', required=True, metavar='MODULE:NAME', help='as for apply'
+  )
+  parser.add_argument('--batch', type=int, help='ids a call')
+  parser.add_argument('--ray', action='store_true', help='embed on a cluster')
+  parser.add_argument('--json', action='store_true')
+
+
+def embed(args) -> int:
+  """Embeds what export-ids wrote, for `apply --vectors`; goes on where it was.
+
+  An item that fails gets a vector of zeros, which `apply` puts aside.
+  """
+  dim = options.read_plan(args)[0].new_dim
+  folder, name, batch = pathlib.Path(args.ids), args.embedder, args.batch
+  embedders.load(name)  # A wrong one fails here, not in a cluster.
+
+  def one(shard):
+    ids = shards.ShardedArray(folder / 'id')
+    ids = ids[shard * _ROWS : (shard + 1) * _ROWS]
+    found = embedders.Embedder(embedders.load(name), dim, batch_size=batch)(ids)
+    vectors = np.zeros((len(ids), dim), np.float32)
+    rows = {x: row for row, x in enumerate(ids.tolist())}
+    for x, vector in zip(found.ids, found.vectors, strict=True):
+      vectors[rows[x]] = vector
+    shards.write_shard(folder / 'vector', shard, vectors)
+
+  count = len(shards.ShardedArray(folder / 'id'))
+  left = [
+    x
+    for x in range(-(-count // _ROWS))
+    if not shards.has_shard(folder / 'vector', x)
+  ]
+  cluster.over(one, left, args.ray)
+  vectors = shards.ShardedArray(folder / 'vector')
+  failed = sum(
+    np.count_nonzero(~vectors[start : start + _ROWS].any(axis=1))
+    for start in range(0, count, _ROWS)
+  )
+  lines = [f'{count:,} ids, of which {failed:,} failed']
+  options.show(args, {'ids': count, 'failed': int(failed)}, lines)
+  return 1 if failed else 0
+
+
 COMMANDS = {
   'prepare': (_add_store_and_plan, prepare),
   'status': (_add_status, show_status),
@@ -227,4 +277,5 @@ COMMANDS = {
   'rollback': (_add_store, roll_back),
   'cleanup': (_add_clean_up, clean_up),
   'export-ids': (_add_export, export_ids),
+  'embed': (_add_embed, embed),
 }

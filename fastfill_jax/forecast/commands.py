@@ -204,6 +204,11 @@ def _add_plan(parser):
   parser.add_argument('--encoder', default='', help='name of the new model')
   parser.add_argument('--list', default='csv', choices=('csv', 'parquet'))
   parser.add_argument('--out', required=True, help='the plan, a new folder')
+  _add_ray(parser)
+
+
+def _add_ray(parser):
+  parser.add_argument('--ray', action='store_true', help='align on a cluster')
 
 
 def _plan(args) -> int:
@@ -224,7 +229,8 @@ def _plan(args) -> int:
   fitted = fitting.load(workdir / 'fits' / decided.alignment / 'final')
   notes = json.loads((workdir / 'notes.json').read_text('utf-8'))
   planning.write(
-    out, gallery, fitted, decided.order, settings['distance'], args.encoder
+    *(out, gallery, fitted, decided.order, settings['distance'], args.encoder),
+    by_ray=args.ray,
   )
   items = size if share is None else int(share * size)
   planning.write_list(out, items, args.list)
@@ -252,11 +258,12 @@ def _add_grow(parser):
   parser.add_argument('--old', required=True, help='of the new items')
   parser.add_argument('--old-ids', default='', help='their ids')
   parser.add_argument('--out', required=True, help='the grown plan')
+  _add_ray(parser)
 
 
 def _grow(args) -> int:
   start, more = time.time(), holdings.read(args.old, args.old_ids)
-  planning.grow(args.plan, args.out, more)
+  planning.grow(args.plan, args.out, more, by_ray=args.ray)
   print(f'{args.out}: {len(more)} more after {time.time() - start:.1f} s')
   return 0
 

@@ -6,6 +6,7 @@ columns. Ids are integers or strings; those of .npy files lie in another file.
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -27,15 +28,21 @@ class Vectors:
     rows: Array-like [row, embedding].
     id: Array-like [row], integers or strings, or None.
     label: Array-like [row], or None.
+    id_path: Where the ids were read, if elsewhere.
   """
 
   path: str
   rows: Any
   id: Any = None
   label: Any = None
+  id_path: str = ''
 
   def __len__(self) -> int:
     return len(self.rows)
+
+  def __reduce__(self):
+    """Sent to another process as where it lies: that one opens it again."""
+    return functools.partial(read, check=False), (self.path, self.id_path)
 
   def name(self, row: int) -> str:
     """How a message calls a row."""
@@ -49,7 +56,8 @@ def read(path: str, ids: str = '', *, check: bool = True) -> Vectors:
   Args:
     path: As in the module's text.
     ids: Where their ids lie, if not in the same file.
-    check: Whether to read every row and refuse what is not finite.
+    check: Whether to read every row and refuse what is not finite, and ids
+      that are empty or come twice.
 
   Raises:
     ValueError: Naming the file and the row of what is wrong.
@@ -58,10 +66,14 @@ def read(path: str, ids: str = '', *, check: bool = True) -> Vectors:
   if ids:
     arrays['id'] = _open(ids).popitem()[1]
   vectors = Vectors(
-    str(path), arrays['embedding'], arrays.get('id'), arrays.get('label')
+    str(path),
+    arrays['embedding'],
+    arrays.get('id'),
+    arrays.get('label'),
+    str(ids),
   )
   _check_form(vectors)
-  if vectors.id is not None:
+  if check and vectors.id is not None:
     check_ids(vectors)
   if check:
     check_finite(vectors)

@@ -9,7 +9,8 @@
   alignment/     the alignment, so that new items need no new fit
 
 No more than some shards are held in memory. A shard that is there is complete,
-so that a killed plan goes on where it was.
+so that a killed plan goes on where it was. A Ray cluster may align them; the
+order is sorted in one place.
 """
 
 import json
@@ -21,7 +22,7 @@ import numpy as np
 
 from fastfill_jax.forecast import fitting, holdings, orders
 from fastfill_jax.storage import arrays as sharded
-from fastfill_jax.storage import artifact
+from fastfill_jax.storage import artifact, cluster
 
 SHARD_ROWS = 65_536
 
@@ -33,6 +34,8 @@ def write(
   order: str,
   distance: str,
   encoder: str = '',
+  *,
+  by_ray: bool = False,
 ):
   """Plans a gallery into a folder.
 
@@ -43,6 +46,7 @@ def write(
     order: One of `orders.ORDERS`.
     distance: 'l2' or 'cosine'.
     encoder: The new model's name or digest.
+    by_ray: Whether the machines of a Ray cluster align it (`cluster.over`).
 
   Raises:
     ValueError: If the folder holds another plan, or what is aligned is not
@@ -68,11 +72,17 @@ def write(
   artifact.write_text(path, json.dumps(held))
   fitted.save(directory / 'alignment')
   kind = _id_kind(gallery)
-  _align(directory, gallery, fitted, order, distance, kind, 0, 0)
+  _align(directory, gallery, fitted, order, distance, kind, 0, 0, by_ray)
   _finish(directory, held)
 
 
-def grow(plan: pathlib.Path, directory: pathlib.Path, more: holdings.Vectors):
+def grow(
+  plan: pathlib.Path,
+  directory: pathlib.Path,
+  more: holdings.Vectors,
+  *,
+  by_ray: bool = False,
+):
   """Adds items to a plan, as a new folder: no fit, no evaluation.
 
   Only new items are aligned and scored; shards of the others are linked to.
@@ -82,6 +92,7 @@ def grow(plan: pathlib.Path, directory: pathlib.Path, more: holdings.Vectors):
     plan: A finished plan.
     directory: Of the grown plan; what is in it is replaced.
     more: Old embeddings of the new items, with ids if the plan has them.
+    by_ray: As in `write`.
 
   Raises:
     ValueError: If widths or ids do not fit, or an id is there already.
@@ -112,7 +123,8 @@ def grow(plan: pathlib.Path, directory: pathlib.Path, more: holdings.Vectors):
         sharded.link_shard(directory / name, shard, path.resolve())
   fitted = fitting.load(plan / 'alignment')
   policy, distance = held['policy'], held['distance']
-  _align(directory, more, fitted, policy, distance, kind, shards, count)
+  given = policy, distance, kind, shards, count, by_ray
+  _align(directory, more, fitted, *given)
   _finish(directory, held | {'count': count + len(more)})
 
 
@@ -141,13 +153,14 @@ def _id_kind(gallery):
   return kind
 
 
-def _align(directory, gallery, fitted, order, distance, kind, shard, first):
+def _align(
+  directory, gallery, fitted, order, distance, kind, shard, first, by_ray
+):
   """Writes id, aligned, log_variance and score from a shard on."""
-  for start in range(0, len(gallery), SHARD_ROWS):
+
+  def one(part):
+    start, number = part * SHARD_ROWS, shard + part
     rows = slice(start, min(start + SHARD_ROWS, len(gallery)))
-    number = shard + start // SHARD_ROWS
-    if sharded.has_shard(directory / 'score', number):
-      continue
     ids = np.arange(first + rows.start, first + rows.stop)
     if gallery.id is not None:
       ids = np.asarray(gallery.id[rows])
@@ -166,6 +179,10 @@ def _align(directory, gallery, fitted, order, distance, kind, shard, first):
     # The score's last: its shard says that the others are there.
     for name, array in (arrays | {'score': scores}).items():
       sharded.write_shard(directory / name, number, array)
+
+  parts = range(-(-len(gallery) // SHARD_ROWS))
+  there = [sharded.has_shard(directory / 'score', shard + x) for x in parts]
+  cluster.over(one, [x for x in parts if not there[x]], by_ray)
 
 
 def _finish(directory, held):

@@ -7,3 +7,4 @@ from fastfill_jax.storage import arrays
 
 ShardedArray = arrays.ShardedArray
 write = arrays.write
+write_shard, has_shard = arrays.write_shard, arrays.has_shard

@@ -95,42 +95,41 @@ def of_query(
   Returns:
     Precision with the item new less that with it aligned, [gallery].
   """
-  size = len(aligned)
   now = np.where(backfilled, new, aligned)
   then = np.where(backfilled, aligned, new)
   order = np.argsort(-now, kind='stable')
-  held = relevant[order]
-  rank = np.arange(1, size + 1)
-  hits = np.cumsum(held)
-  start = np.empty(size, int)
+  rank = np.arange(1, len(order) + 1)
+  start = np.empty(len(order), int)
   start[order] = rank
   # Its rank in the other state, among the others as they are.
   closer = np.searchsorted(-now[order], -then, 'left')
   end = closer + 1 - (now > then)
+  held = relevant[order]
+  hits = np.concatenate([[0], np.cumsum(held)])  # Up to each rank.
+  places = rank[held]
 
   def moved(by, others):
-    """Prefix sums of a rank's precision when it shifts, less that as it is."""
-    shifted = (hits + others) / np.maximum(rank + by, 1) - hits / rank
-    return np.concatenate([[0], np.cumsum(np.where(held, shifted, 0))])
+    """Sums, from the first hit on, of what hits lose as their rank shifts."""
+    shifted = (hits[places] + others) / np.maximum(places + by, 1)
+    change = shifted - hits[places] / places
+    return np.concatenate([[0], np.cumsum(change)])
 
   # An item that rises pushes those between down a rank; one that falls lets
   # them rise. If it is relevant it counts among their hits, or no more.
-  pushed = [moved(1, x) for x in (0, 1)]
-  lifted = [moved(-1, x) for x in (0, -1)]
   rises = end <= start
-  low = np.where(rises, end - 1, start)
-  high = np.where(rises, start - 1, end)
-  change = np.zeros(size)
-  for kind in (0, 1):
-    of_kind = relevant == bool(kind)
-    sums = np.where(
-      rises,
-      pushed[kind][high] - pushed[kind][low],
-      lifted[kind][high] - lifted[kind][low],
-    )
-    change[of_kind] = sums[of_kind]
-  before = np.concatenate([[0], hits])
-  own = np.where(rises, before[end - 1] + 1, before[end]) / end
-  change += np.where(relevant, own - before[start] / start, 0)
-  change /= np.count_nonzero(relevant)
+  first = hits[np.where(rises, end - 1, start)]
+  last = hits[np.where(rises, start - 1, end)]
+
+  def passed(items, lifted, pushed):
+    sums = np.stack([lifted, pushed])
+    way = rises[items].astype(int)
+    return sums[way, last[items]] - sums[way, first[items]]
+
+  change = passed(slice(None), moved(-1, 0), moved(1, 0))
+  ours = np.flatnonzero(relevant)
+  change[ours] = passed(ours, moved(-1, -1), moved(1, 1))
+  here, there = start[ours], end[ours]
+  found = hits[np.where(rises[ours], there - 1, there)] + rises[ours]
+  change[ours] += found / there - hits[here] / here
+  change /= len(ours)
   return np.where(backfilled, -change, change)

@@ -26,6 +26,7 @@ def make_gallery(n=60, seed=0):
     'train_new': generator.normal(size=(40, 4)).astype(np.float32),
     'train_labels': generator.integers(4, size=40) * 5 - 2,
     'gains': generator.normal(size=n),
+    'predicted_gains': generator.normal(size=n),
   }
 
 
@@ -56,6 +57,7 @@ def oracle_scores(name, gallery):
         'sigma': gallery['log_variance'][i],
         'distance': np.linalg.norm(h - gallery['new'][i]),
         'gain': gallery['gains'][i],
+        'learnt_gain': gallery['predicted_gains'][i],
         'class_mean': np.linalg.norm(h - own),
         'class_mean_cosine': -cosine(h, own),
         'class_mean_predicted': np.linalg.norm(h - guessed),

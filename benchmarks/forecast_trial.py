@@ -17,7 +17,7 @@ import pandas as pd
 
 from benchmarks import table
 from fastfill_jax.backfill import __main__ as commands
-from fastfill_jax.forecast import fitting, orders, study, truths
+from fastfill_jax.forecast import fitting, study, truths
 
 _PAIRS, _ITEMS = 5_000, 20_000
 
@@ -47,13 +47,7 @@ def truth(old, new, label, fits):
     label[some],
     distance='cosine',
   )
-  names = [
-    (method, order)
-    for method, fitted in fits.items()
-    for order in orders.available(method, fitted.has_uncertainty)
-  ]
-  values = study.Gallery(sample, names, fits).measure(study.SHARES)
-  return dict(zip([study.OLD, *names], values[:, 0], strict=True))
+  return study.truth(sample, fits)
 
 
 def main():

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from fastfill_jax.backfill import __main__ as commands
-from fastfill_jax.forecast import fitting, orders, study, truths
+from fastfill_jax.forecast import fitting, study, truths
 
 _PACKAGES = (
   'numpy',
@@ -147,13 +147,7 @@ def truth(every: dict, workdir: pathlib.Path) -> dict:
     path.name: fitting.load(path / 'final')
     for path in sorted((workdir / 'fits').iterdir())
   }
-  names = [
-    (method, order)
-    for method, fitted in fits.items()
-    for order in orders.available(method, fitted.has_uncertainty)
-  ]
-  values = study.Gallery(sample, names, fits).measure(study.SHARES)
-  return dict(zip([study.OLD, *names], values[:, 0], strict=True))
+  return study.truth(sample, fits)
 
 
 def main():

@@ -179,11 +179,7 @@ def run(
     seed: Of the halves.
   """
   judge = sample.take(parts.queries, parts.items)
-  names = [
-    (method, order)
-    for method, held in fits.items()
-    for order in orders.available(method, held['judged'].has_uncertainty)
-  ]
+  names = _names({method: held['judged'] for method, held in fits.items()})
   whole, *fewer = [
     Gallery(judge, names, {m: held[name] for m, held in fits.items()})
     for name in ('judged', 'half0', 'half1', 'quarter')
@@ -208,6 +204,24 @@ def run(
     pairs=len(sample.old),
     fit_pairs=len(parts.fit),
   )
+
+
+def truth(
+  sample: truths.Sample, fits: dict[str, fitting.Fitted]
+) -> dict[tuple[str, str], np.ndarray]:
+  """The first metric of a whole gallery, {curve: at `SHARES`}: no forecast."""
+  names = _names(fits)
+  values = Gallery(sample, names, fits).measure(SHARES)[:, 0]
+  return dict(zip([OLD, *names], values, strict=True))
+
+
+def _names(fits):
+  """Every method in every order that it has."""
+  return [
+    (method, order)
+    for method, fitted in fits.items()
+    for order in orders.available(method, fitted.has_uncertainty)
+  ]
 
 
 class Gallery:

@@ -63,6 +63,7 @@ def test_from_arrays_to_curves_and_a_plan(source, tmp_path):
   ours = results['l2+u']
   # No classifier: no policy that reads one.
   blind = {'random', 'sigma', 'neighbour_entropy', 'sigma_neighbours'}
+  blind |= {'learnt_gain'}
   assert set(ours.policies) == blind | {'class_mean', 'distance', 'gain'}
   assert len(ours.error) == 40
   (plan,) = (tmp_path / 'a').glob('plan/seed0-*')

@@ -73,9 +73,9 @@ def read(path: str, ids: str = '', *, check: bool = True) -> Vectors:
     str(ids),
   )
   _check_form(vectors)
-  if check and vectors.id is not None:
-    check_ids(vectors)
   if check:
+    if vectors.id is not None:
+      check_ids(vectors)
     check_finite(vectors)
   return vectors
 

@@ -95,8 +95,11 @@ def evaluate(
   )
   asked = gallery.write_new(maps, query[new], None, 0, directory / 'query')
   width = maps.new_dim
-  available = gallery.readable(
-    embedded, new, aligned, log_variance, seed, width
+  available = learnt.readable(
+    *(names, maps, embedded, old, new, aligned, log_variance),
+    fuse=fuse,
+    distance=distance,
+    seed=seed,
   )
   of_new = backfilled if width is None else gallery.leading(backfilled, width)
   available |= {'labels': items.column('label'), 'new': of_new}
@@ -109,13 +112,6 @@ def evaluate(
       distance=distance,
       seed=seed,
       all_processes=True,
-    )
-  if 'learnt_gain' in names:
-    available['predicted_gains'] = learnt.predicted_gains(
-      *(maps, embedded, old, new, available),
-      fuse=fuse,
-      distance=distance,
-      seed=seed,
     )
   orders, left_out = policies.make_orders(names, available)
   cutoffs, rows = curve.cutoffs(len(items), steps), np.stack([*orders.values()])

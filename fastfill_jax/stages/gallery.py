@@ -78,9 +78,7 @@ def become(
   """`write_new` of rows, float32 [row, embedding]."""
   if maps.store is not None and aligned is not None:
     return maps.store(new, aligned)
-  mapped = np.asarray(new, np.float32)
-  if maps.query is not None:
-    mapped = maps.query(new)
+  mapped = maps.query(new) if maps.query else new.astype(np.float32)
   if fuse:
     mapped = (1 - fuse) * mapped + fuse * aligned.astype(np.float32)
   return mapped

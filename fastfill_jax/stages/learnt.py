@@ -29,6 +29,36 @@ _ORDERS = (
 )
 
 
+def readable(
+  names: list[str],
+  maps: method.Maps,
+  embedded: dict[str, artifact.Artifact],
+  old: str,
+  new: str,
+  aligned: Any,
+  log_variance: Any,
+  *,
+  fuse: float,
+  distance: str,
+  seed: int,
+) -> dict[str, Any]:
+  """`gallery.readable`, and the gains that a policy of `names` reads.
+
+  Arguments as there and of `predicted_gains`.
+  """
+  available = gallery.readable(
+    embedded, new, aligned, log_variance, seed, maps.new_dim
+  )
+  if 'learnt_gain' in names:
+    available['predicted_gains'] = predicted_gains(
+      *(maps, embedded, old, new, available),
+      fuse=fuse,
+      distance=distance,
+      seed=seed,
+    )
+  return available
+
+
 def predicted_gains(
   maps: method.Maps,
   embedded: dict[str, artifact.Artifact],

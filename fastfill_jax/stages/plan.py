@@ -39,16 +39,12 @@ def plan(
   items = splits.Split(embedded, 'backfill')
   maps = align.load(definition, fitted)
   aligned, log_variance = gallery.write_aligned(maps, items, old, directory)
-  available = gallery.readable(
-    embedded, new, aligned, log_variance, seed, maps.new_dim
+  available = learnt.readable(
+    *(names, maps, embedded, old, new, aligned, log_variance),
+    fuse=fuse,
+    distance=distance,
+    seed=seed,
   )
-  if 'learnt_gain' in names:
-    available['predicted_gains'] = learnt.predicted_gains(
-      *(maps, embedded, old, new, available),
-      fuse=fuse,
-      distance=distance,
-      seed=seed,
-    )
   if not parallel.is_main():
     return
   ids = items.column('id')
